@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What a driver is: a file, or a folder, that ends in its table.
+ *
+ * The gate (io.c) stands before every data operation, so a driver sees only requests that
+ * are in range, non-empty, at most limits.max_transfer long, and aligned to
+ * limits.request_align in offset, length and (where limits.mem_align > 1) memory. niov <=
+ * IOV_LIMIT. The gate asserts that the driver answers 0 or -errno.
+ */
+#ifndef BYRE_BLOCK_DRIVER_H
+#define BYRE_BLOCK_DRIVER_H
+
+#include "base/task.h"
+#include "block/blk.h"
+
+struct blk_format_ops; /* format.h */
+struct blk_gate;       /* io.c: requests in flight */
+struct json;
+
+/* Filled in by open; fixed afterwards. Zero means what the comment says. */
+struct blk_limits {
+	uint32_t request_align; /* unit of offsets and lengths; 0 = 1 */
+	uint32_t mem_align;	/* of buffers; 0 = 1 */
+	uint32_t max_transfer;	/* bytes a request, multiple of request_align; 0 = BLK_MAX_REQUEST */
+	uint32_t optimal;	/* bytes a request works best at (cluster size); 0 = none */
+	uint32_t discard_align; /* smaller parts at the edges are left out; 0 = request_align */
+	uint32_t zero_align;	/* edges are written as zeros; 0 = request_align */
+	uint64_t max_discard;	/* bytes a request of discard or zero; 0 = BLK_MAX_REQUEST */
+};
+
+enum blk_caps {
+	BLK_CAP_GROW = 1 << 0,	/* writes past the end extend; reads past it give zeros */
+	BLK_CAP_FUA = 1 << 1,	/* pwritev and zero honour BLK_FUA */
+	BLK_CAP_ZERO_INIT = 1 << 2, /* a new or grown part reads as zeros without being written */
+	BLK_CAP_ZERO_UNMAP = 1 << 3, /* zero with BLK_MAY_UNMAP is fast and gives space back */
+	BLK_CAP_SERIALISE = 1 << 4, /* the gate orders every overlapping pair with a write in it */
+	BLK_CAP_COMPRESS = 1 << 5,
+};
+
+enum blk_driver_kind {
+	BLK_PROTOCOL, /* where bytes live */
+	BLK_FORMAT,   /* what bytes mean */
+	BLK_FILTER,   /* neither: fault, crash, trace; passes format questions to its child */
+};
+
+struct blk_driver {
+	const char *name;
+	enum blk_driver_kind kind;
+	const char *const *schemes; /* protocols: {"nbd", "nbds", NULL}; "nbd:" or "nbd://" */
+	size_t state_bytes;	    /* zeroed b->state of this size is there at open */
+
+	/* Protocols: "scheme:rest" into options (at least filename=). NULL: filename=rest. */
+	int (*parse_name)(const char *name, struct opts *opts, struct err *err);
+
+	/* Takes its options from opts; fills size, limits, caps, and for formats the backing
+	 * name. Children are opened with blk_open_child. On failure it has cleaned up what
+	 * close would have, children excepted (the caller closes those). */
+	int (*open)(struct blk *b, struct opts *opts, struct err *err);
+	/* Writes out what a close must; children are still open. 0 or -errno. */
+	int (*close)(struct blk *b);
+
+	int (*preadv)(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,
+		int niov);
+	int (*pwritev)(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,
+		int niov, unsigned flags);
+	int (*flush)(struct blk *b);		   /* NULL: nothing to do */
+	int (*zero)(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags); /* -ENOTSUP falls back */
+	int (*discard)(struct blk *b, uint64_t offset, uint64_t bytes);
+	/* NULL: all of it is data. Fills bytes, flags, host_offset, host. */
+	int (*extent)(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out);
+	int (*resize)(struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err);
+	/* dst is of this driver too; -ENOTSUP falls back. */
+	int (*copy_range)(struct blk *src, uint64_t src_offset, struct blk *dst,
+		uint64_t dst_offset, uint64_t bytes, unsigned flags);
+	/* Bytes the disk occupies on its storage; -ENOTSUP where it cannot be known. */
+	int64_t (*allocated)(struct blk *b);
+
+	const struct blk_format_ops *format; /* formats; protocols that can create: create */
+};
+
+struct blk {
+	const struct blk_driver *drv;
+	void *state;
+	unsigned flags; /* enum blk_open_flags */
+	char *filename;
+	uint64_t size; /* bytes; atomic: read it with blk_size, set it with blk_set_size */
+	struct blk_limits limits;
+	unsigned caps;
+	bool probed; /* raw by probing: block 0 is guarded */
+
+	struct blk *file;      /* formats and filters */
+	struct blk *data_file; /* qcow2 with an external data file; closed with the node */
+	struct blk *backing;
+	char *backing_name, *backing_format; /* as in the image; malloc'd; NULL: none */
+
+	struct blk_gate *gate;
+};
+
+/* Every driver of this build, NULL-terminated; written by configure. */
+extern const struct blk_driver *const blk_drivers[];
+
+/* By name or by scheme of a file name; NULL where there is none. */
+const struct blk_driver *blk_driver_find(const char *name);
+const struct blk_driver *blk_driver_for_name(const char *filename);
+
+/* Opens the child that opts describe under "prefix." (file.filename=…), or that a plain
+ * "prefix"=name does, or `default_name` where neither is given. The child's options are
+ * taken out of opts. flags are those of the child. */
+struct blk *blk_open_child(struct blk *parent, struct opts *opts, const char *prefix,
+	const char *default_name, unsigned flags, struct err *err);
+
+/* A name found inside an image, as a path: relative names are resolved beside `image`. A
+ * protocol prefix or json: is -EPERM unless trusted. malloc'd into *out. */
+int blk_resolve_name(const char *image, const char *name, bool trusted, char **out,
+	struct err *err);
+
+void blk_set_size(struct blk *b, uint64_t bytes);
+
+#endif

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What only formats can: creating, checking, snapshots, measuring, telling about
+ * themselves. The blk_* functions find the driver's operation, look through filters, and
+ * say which format cannot do it where it has none.
+ */
+#ifndef BYRE_BLOCK_FORMAT_H
+#define BYRE_BLOCK_FORMAT_H
+
+#include "block/blk.h"
+
+struct json;
+
+/* One creation option, for -o help and for checking what was given. */
+struct blk_create_opt {
+	const char *name;
+	const char *type; /* "str", "size", "bool (on/off)", "num" as qemu-img prints them */
+	const char *help;
+	const char *def; /* default as text, or NULL */
+};
+
+enum blk_check_fix { BLK_FIX_LEAKS = 1 << 0, BLK_FIX_ERRORS = 1 << 1 };
+
+struct blk_check {
+	uint64_t corruptions, leaks, check_errors;
+	uint64_t corruptions_fixed, leaks_fixed;
+	uint64_t image_end_offset; /* bytes */
+	uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+	/* One line for each finding, as it is found; NULL: count only. */
+	void (*report)(void *arg, bool error, const char *line);
+	void *arg;
+};
+
+struct blk_snapshot {
+	char *id, *name; /* owned by the list */
+	uint64_t vm_state_bytes, disk_bytes;
+	uint32_t date_sec, date_nsec;
+	uint64_t vm_clock_nsec;
+	uint64_t icount; /* UINT64_MAX: none */
+};
+
+struct blk_measure {
+	uint64_t required, fully_allocated; /* bytes */
+	uint64_t bitmaps;		    /* bytes; only where has_bitmaps */
+	bool has_bitmaps;
+};
+
+struct blk_format_ops {
+	const struct blk_create_opt *create_opts; /* ends in a NULL name */
+
+	/* 0 (not mine) to 100, from the first `bytes` (<= 2048) of the file. */
+	int (*probe)(const uint8_t *buf, size_t bytes, const char *filename);
+	/* Makes an image. For a format the protocol node under filename exists already with
+	 * size 0 and comes as `file` (open read-write, the caller closes it; nothing else is in
+	 * it); for a protocol file is NULL and filename says where. Takes its options; "size"
+	 * is bytes. On failure the caller removes the file. */
+	int (*create)(const char *filename, struct blk *file, struct opts *opts, struct err *err);
+	int (*measure)(struct opts *opts, struct blk *src, struct blk_measure *out,
+		struct err *err);
+	int (*check)(struct blk *b, struct blk_check *c, unsigned fix, struct err *err);
+
+	/* The list is the caller's: blk_snapshots_free. */
+	int (*snapshot_list)(struct blk *b, struct blk_snapshot **list, size_t *n,
+		struct err *err);
+	int (*snapshot_create)(struct blk *b, const struct blk_snapshot *what, struct err *err);
+	int (*snapshot_apply)(struct blk *b, const char *id_or_name, struct err *err);
+	int (*snapshot_delete)(struct blk *b, const char *id_or_name, struct err *err);
+	/* The same bytes as seen by a snapshot: switches a read-only node to it. */
+	int (*snapshot_load)(struct blk *b, const char *id_or_name, struct err *err);
+
+	/* "format-specific" of info --output=json, the data object; NULL: none. */
+	struct json *(*info)(struct blk *b);
+	/* Cluster size in bytes or 0; dirty and corrupt flags. */
+	void (*traits)(struct blk *b, uint32_t *cluster_bytes, bool *dirty, bool *encrypted);
+	int (*set_backing)(struct blk *b, const char *name, const char *format,
+		struct err *err);
+};
+
+/* Creates filename as format with options ("size", "backing_file", …); unknown options are
+ * errors. A file that was there is replaced as qemu-img does (truncated) only after the
+ * options have been checked. On failure a file this made is removed. */
+int blk_create(const char *filename, const char *format, struct opts *opts, struct err *err);
+
+/* Probes by content; never "raw" by mistake for a filter. Returns the driver's name. */
+const char *blk_probe(struct blk *file, struct err *err);
+
+int blk_check(struct blk *b, struct blk_check *c, unsigned fix, struct err *err);
+int blk_snapshot_list(struct blk *b, struct blk_snapshot **list, size_t *n, struct err *err);
+void blk_snapshots_free(struct blk_snapshot *list, size_t n);
+int blk_snapshot_create(struct blk *b, const char *name, struct err *err);
+int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err);
+int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err);
+int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err);
+int blk_measure(const char *format, struct opts *opts, struct blk *src, struct blk_measure *out,
+	struct err *err);
+struct json *blk_format_info(struct blk *b);
+/* cluster_bytes 0 where the format has no clusters. */
+void blk_traits(struct blk *b, uint32_t *cluster_bytes, bool *dirty, bool *encrypted);
+/* -ENOTSUP where it cannot be known. */
+int64_t blk_allocated(struct blk *b);
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Image locks on open file description locks, interoperable with QEMU's: permission bits
+ * consistent-read 0, write 1, write-unchanged 2, resize 3. A permission held is a shared
+ * lock on byte 100 + bit; one not shared with others is a shared lock on byte 200 + bit.
+ * A conflict is found with F_OFD_GETLK for a write lock on the opposite byte.
+ */
+#ifndef BYRE_BLOCK_IMGLOCK_H
+#define BYRE_BLOCK_IMGLOCK_H
+
+#include "base/err.h"
+
+enum imglock_perm {
+	IMGLOCK_CONSISTENT_READ = 1 << 0,
+	IMGLOCK_WRITE = 1 << 1,
+	IMGLOCK_WRITE_UNCHANGED = 1 << 2,
+	IMGLOCK_RESIZE = 1 << 3,
+	IMGLOCK_ALL = 15,
+};
+
+/* Takes `perm` and shares `shared` with others, replacing what this descriptor held. 0;
+ * -EAGAIN with a message that names the permission, and the holder's pid and program where
+ * they can be found; -ENOTSUP where the file system has no such locks. On failure nothing
+ * is held that was not before. */
+int imglock_set(int fd, const char *filename, unsigned perm, unsigned shared, struct err *err);
+
+#endif
