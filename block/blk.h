@@ -91,8 +91,11 @@ enum blk_request_flags {
 	BLK_FUA = 1 << 0,	 /* stable on completion */
 	BLK_MAY_UNMAP = 1 << 1,	 /* zero: space may be given back */
 	BLK_NO_FALLBACK = 1 << 2, /* zero: -ENOTSUP rather than write zeros out */
-	BLK_COMPRESSED = 1 << 3, /* write: store compressed; offset on a cluster, one cluster
-				  * or the disk's tail. -ENOTSUP where the format cannot */
+	/* Write: store compressed; offset on a cluster, whole clusters or up to the disk's end.
+	 * The clusters of one request are compressed in parallel and laid out in order, so one
+	 * request after another gives the same file each time. -ENOTSUP where the format cannot,
+	 * -EINVAL for another shape. */
+	BLK_COMPRESSED = 1 << 3,
 	BLK_SERIALISE = 1 << 4,	 /* wait for overlapping requests, hold back later ones */
 };
 
