@@ -54,6 +54,9 @@ enum blk_open_flags {
 	BLK_O_PROTOCOL = 1 << 11,    /* stop at the protocol node: no format is opened over it */
 	BLK_O_NAMES_TRUSTED = 1 << 12, /* names inside images may carry protocols and json: */
 	BLK_O_ALLOW_AES = 1 << 13,   /* writing legacy qcow2 AES is allowed */
+	BLK_O_SHARE_WRITE = 1 << 14, /* a driver to its child: others may write there at once,
+				      * as no metadata of a format is in it (raw, luks; filters
+				      * hand it on; a protocol node opened for itself) */
 };
 
 /* Opens "disk.qcow2", "file:disk.img", "json:{…}", "nbd://…", or, with filename NULL, what

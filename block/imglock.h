@@ -18,10 +18,16 @@ enum imglock_perm {
 	IMGLOCK_ALL = 15,
 };
 
-/* Takes `perm` and shares `shared` with others, replacing what this descriptor held. 0;
- * -EAGAIN with a message that names the permission, and the holder's pid and program where
- * they can be found; -ENOTSUP where the file system has no such locks. On failure nothing
- * is held that was not before. */
-int imglock_set(int fd, const char *filename, unsigned perm, unsigned shared, struct err *err);
+/* What one open file description holds; zero-initialised for a new one. */
+struct imglock {
+	unsigned perm, unshared;
+};
+
+/* Takes `perm` and shares `shared` with others, replacing what l says fd held. 0; -EAGAIN
+ * with a message that names the permission, and as its hint the holder's pid and program
+ * where they can be found; -ENOTSUP where the file system has no such locks. On failure
+ * nothing is held that was not before. May block (it searches /proc after a refusal). */
+int imglock_set(struct imglock *l, int fd, const char *filename, unsigned perm,
+	unsigned shared, struct err *err);
 
 #endif
