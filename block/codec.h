@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Cluster codecs: raw deflate (RFC 1951, window 2^12 so that any reader's inflate with a
- * 12-bit window takes it) and one zstd frame (RFC 8878). Contexts are kept per thread. CPU
- * work runs on the calling thread: callers send it to the worker pool.
+ * Cluster codecs: raw deflate (RFC 1951; zlib's inflate with a 12-bit window reads it when
+ * one call inflates all of it into one buffer, see codec.c) and one zstd frame (RFC 8878).
+ * Contexts are kept per thread. CPU work runs on the calling thread: callers send it to the
+ * worker pool. Buffers are at most 4 GiB - 1.
  */
 #ifndef BYRE_BLOCK_CODEC_H
 #define BYRE_BLOCK_CODEC_H
