@@ -51,6 +51,8 @@ int opts_take_enum(struct opts *o, const char *key, const char *const *names, in
 /* Moves every option "prefix…" out of o into a new set with the prefix cut off. */
 struct opts *opts_take_prefix(struct opts *o, const char *prefix);
 
+/* The key of the first option nobody took; NULL where all were. */
+const char *opts_first_unused(const struct opts *o);
 /* -EINVAL naming the first option nobody took. */
 int opts_check_unused(const struct opts *o, struct err *err);
 
