@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The host_device driver: an image on a block device (a disk, a partition, an LVM volume,
+ * a LUN, a loop device). Its size is the device's: nothing grows by being written past.
+ *
+ * Zeros go the best way the device takes: unmapped, zeroed by the device, zeroed by the
+ * kernel; discards by BLKDISCARD. What is refused once is not asked again.
+ */
+#include <assert.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+#include <linux/fs.h>
+
+#include "backends/posix.h"
+#include "base/aio.h"
+#include "base/math.h"
+
+/* A new image on a device must not be taken for what was there: its first bytes, where
+ * every format keeps its magic, become zeros. */
+#define CREATE_CLEAR_BYTES 4096u
+
+struct hostdev {
+	struct posix p;
+	atomic_bool no_punch, no_zero_range, no_zeroout, no_discard;
+};
+
+static struct hostdev *dev_of(const struct blk *b)
+{
+	return b->state;
+}
+
+/* ---- open
+ * ------------------------------------------------------------------------------ */
+
+static uint64_t read_number(const char *path)
+{
+	uint64_t n = 0;
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		return 0;
+	if (fscanf(f, "%" SCNu64, &n) != 1)
+		n = 0;
+	fclose(f);
+	return n;
+}
+
+/* A fact of the device's request queue; 0 where the kernel tells none. */
+static uint64_t queue_fact(dev_t dev, const char *name)
+{
+	/* A partition's queue is that of its disk, one folder up. */
+	static const char *const where[] = {"queue", "../queue"};
+	char path[128];
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(where) && n == 0; i++) {
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/%s", major(dev),
+			minor(dev), where[i], name);
+		n = read_number(path);
+	}
+	return n;
+}
+
+int hostdev_attach(struct blk *b, struct posix *p, struct err *err)
+{
+	struct hostdev *d = dev_of(b);
+	uint64_t bytes, granularity;
+	int sector;
+
+	assert(b->drv->state_bytes == sizeof(*d));
+	if (ioctl(p->fd, BLKGETSIZE64, &bytes) != 0 ||
+		ioctl(p->fd, BLKSSZGET, &sector) != 0) {
+		err_errno(err, errno, "Could not open '%s'", b->filename);
+		posix_close(p);
+		return -EIO;
+	}
+	d->p = *p;
+	b->size = MIN(bytes, BLK_MAX_SIZE);
+	b->limits.zero_align = MAX((uint32_t)sector, b->limits.request_align);
+	granularity = queue_fact(p->st.st_rdev, "discard_granularity");
+	b->limits.discard_align = b->limits.zero_align;
+	if (is_pow2(granularity) && granularity <= GiB)
+		b->limits.discard_align =
+			MAX(b->limits.discard_align, (uint32_t)granularity);
+	if (queue_fact(p->st.st_rdev, "write_zeroes_max_bytes"))
+		b->caps |= BLK_CAP_ZERO_UNMAP;
+	return 0;
+}
+
+static int hostdev_open(struct blk *b, struct opts *opts, struct err *err)
+{
+	struct posix p = {0};
+	int ret = posix_open(b, &p, opts, err);
+
+	if (ret < 0)
+		return ret;
+	if (!S_ISBLK(p.st.st_mode)) {
+		posix_close(&p);
+		return err_set(err, EINVAL,
+			"'host_device' driver requires '%s' to be a block device",
+			b->filename);
+	}
+	return hostdev_attach(b, &p, err);
+}
+
+static int hostdev_close(struct blk *b)
+{
+	posix_close(&dev_of(b)->p);
+	return 0;
+}
+
+/* ---- data
+ * ------------------------------------------------------------------------------ */
+
+static int hostdev_preadv(
+	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
+{
+	return posix_preadv(b, &dev_of(b)->p, offset, bytes, iov, niov);
+}
+
+static int hostdev_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
+	const struct iovec *iov, int niov, unsigned flags)
+{
+	return posix_pwritev(b, &dev_of(b)->p, offset, bytes, iov, niov, flags);
+}
+
+static int hostdev_flush(struct blk *b)
+{
+	return posix_flush(&dev_of(b)->p);
+}
+
+/* Turns "this device cannot" into -ENOTSUP, kept in *refused. */
+static int judge(int ret, atomic_bool *refused)
+{
+	if (ret != -EOPNOTSUPP && ret != -ENOTTY && ret != -ENOSYS)
+		return ret == -EINVAL ? -ENOTSUP : ret;
+	atomic_store(refused, true);
+	return -ENOTSUP;
+}
+
+static int dev_fallocate(struct hostdev *d, atomic_bool *refused, int mode,
+	uint64_t offset, uint64_t bytes)
+{
+	if (atomic_load(refused))
+		return -ENOTSUP;
+	return judge(aio_fallocate(d->p.fd, mode | FALLOC_FL_KEEP_SIZE, offset, bytes),
+		refused);
+}
+
+static int dev_ioctl(struct hostdev *d, atomic_bool *refused, unsigned long request,
+	uint64_t offset, uint64_t bytes)
+{
+	uint64_t range[2] = {offset, bytes};
+
+	if (atomic_load(refused))
+		return -ENOTSUP;
+	return judge(posix_ioctl(d->p.fd, request, range), refused);
+}
+
+static int hostdev_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+	struct hostdev *d = dev_of(b);
+	int ret = -ENOTSUP;
+
+	if (flags & BLK_MAY_UNMAP)
+		ret = dev_fallocate(d, &d->no_punch, FALLOC_FL_PUNCH_HOLE, offset, bytes);
+	/* These write zeros out inside the kernel where the device has nothing better. */
+	if (ret == -ENOTSUP && !(flags & BLK_NO_FALLBACK)) {
+		ret = dev_fallocate(
+			d, &d->no_zero_range, FALLOC_FL_ZERO_RANGE, offset, bytes);
+		if (ret == -ENOTSUP)
+			ret = dev_ioctl(d, &d->no_zeroout, BLKZEROOUT, offset, bytes);
+	}
+	if (ret == 0 && flags & BLK_FUA)
+		ret = posix_flush(&d->p);
+	return ret;
+}
+
+static int hostdev_discard(struct blk *b, uint64_t offset, uint64_t bytes)
+{
+	struct hostdev *d = dev_of(b);
+
+	return dev_ioctl(d, &d->no_discard, BLKDISCARD, offset, bytes);
+}
+
+/* ---- size
+ * ------------------------------------------------------------------------------ */
+
+/* The device's size is looked up anew: a volume may have been grown. A smaller image
+ * simply leaves the rest of the device unused. */
+static int hostdev_resize(
+	struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
+{
+	uint64_t now;
+	int ret = posix_ioctl(dev_of(b)->p.fd, BLKGETSIZE64, &now);
+
+	if (ret < 0)
+		return err_errno(err, -ret, "Could not find the device's size");
+	if (prealloc != BLK_PREALLOC_OFF)
+		return err_set(err, ENOTSUP, "Unsupported preallocation mode: %s",
+			blk_prealloc_names[prealloc]);
+	if (bytes > now)
+		return err_set(err, ENOSPC, "Cannot grow device files");
+	blk_set_size(b, MIN(now, BLK_MAX_SIZE));
+	return 0;
+}
+
+static int64_t hostdev_allocated(struct blk *b)
+{
+	struct stat st;
+
+	if (fstat(dev_of(b)->p.fd, &st) != 0)
+		return -errno;
+	return (int64_t)st.st_blocks * 512; /* of the node, as the peer counts it: 0 */
+}
+
+int hostdev_create(int fd, const char *filename, uint64_t bytes,
+	enum blk_prealloc prealloc, struct err *err)
+{
+	static const uint8_t zeros[CREATE_CLEAR_BYTES];
+	struct iovec iov = {(void *)zeros, sizeof(zeros)};
+	struct imglock lock = {0};
+	uint64_t now;
+	ssize_t n;
+	int ret;
+
+	if (prealloc != BLK_PREALLOC_OFF)
+		return err_set(err, ENOTSUP, "Unsupported preallocation mode: %s",
+			blk_prealloc_names[prealloc]);
+	if (ioctl(fd, BLKGETSIZE64, &now) != 0)
+		return err_errno(err, errno, "Could not create '%s'", filename);
+	if (bytes > now)
+		return err_set(err, ENOSPC, "Cannot grow device files");
+	ret = imglock_set(&lock, fd, filename, IMGLOCK_WRITE | IMGLOCK_RESIZE,
+		IMGLOCK_ALL & ~IMGLOCK_RESIZE, err);
+	if (ret < 0 && ret != -ENOTSUP)
+		return ret;
+	iov.iov_len = MIN(now, (uint64_t)sizeof(zeros));
+	n = iov.iov_len ? aio_pwritev(fd, &iov, 1, 0, 0) : 0;
+	if (n != (ssize_t)iov.iov_len)
+		return err_errno(err, n < 0 ? -n : EIO,
+			"Could not clear the start of '%s'", filename);
+	return 0;
+}
+
+const struct blk_driver blk_host_device_driver = {
+	.name = "host_device",
+	.kind = BLK_PROTOCOL,
+	.state_bytes = sizeof(struct hostdev),
+	.open = hostdev_open,
+	.close = hostdev_close,
+	.preadv = hostdev_preadv,
+	.pwritev = hostdev_pwritev,
+	.flush = hostdev_flush,
+	.zero = hostdev_zero,
+	.discard = hostdev_discard,
+	.resize = hostdev_resize,
+	.allocated = hostdev_allocated,
+};
