@@ -34,9 +34,14 @@
 #ifndef BYRE_QCOW2_QCOW2_H
 #define BYRE_QCOW2_QCOW2_H
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "base/iov.h"
+#include "base/log.h"
 #include "base/math.h"
 #include "base/task.h"
 #include "block/codec.h"
@@ -61,6 +66,7 @@ enum qcow2_kind {
 
 struct qcow2_overlap {
 	pthread_mutex_t lock;
+	bool off; /* while a broken image is repaired nothing is known */
 	struct qcow2_overlap_chunk **buckets;
 	size_t n_buckets, n_chunks;
 };
@@ -96,13 +102,11 @@ struct qcow2_cache {
 
 struct qcow2_epochs {
 	pthread_mutex_t lock;
-	unsigned current;   /* parity of new requests */
-	uint64_t active[2]; /* requests that entered under a parity */
-	bool draining;	    /* the other parity still has requests that entered before a flip */
-	unsigned exclusive; /* holders or waiters for it */
-	bool exclusive_held;
+	unsigned current;	/* parity of new requests */
+	uint64_t active[2];	/* requests in flight that entered under a parity */
+	bool exclusive;		/* held, or waited for: new requests wait */
 	struct waiter *waiting; /* requests held back */
-	struct waiter *drainer; /* the exclusive holder waiting for zero */
+	struct waiter *drainer; /* the exclusive operation, waiting for the last request */
 };
 
 /* Guest clusters [first, first + n) whose mapping a request is changing. */
@@ -161,7 +165,8 @@ struct qcow2 {
 	uint64_t compressed_offset_mask;
 	enum codec codec;
 	bool external_data, external_raw;
-	bool lazy_refcounts;
+	bool lazy_refcounts; /* by the image or by the opener */
+	bool encrypted;
 	bool zero_init; /* never written parts of file read as zeros */
 
 	/* Header, under header_lock when changed after open. */
@@ -190,18 +195,21 @@ struct qcow2 {
 
 	/* Refcounts and allocation: under alloc_lock. */
 	struct task_mutex alloc_lock;
-	uint64_t *reft;		   /* host order */
+	_Atomic uint64_t *reft;	   /* host order */
 	uint64_t reft_entries;	   /* in memory: at least what is on disk */
 	uint64_t reft_offset;
 	uint32_t reft_clusters;	   /* on disk */
 	uint8_t *reft_dirty;	   /* one flag per 64 entries */
 	bool reft_any_dirty;
+	bool reft_moved;	   /* the header does not point at reft_offset yet */
 	uint8_t *reft_full;	   /* one flag per block: a scan found nothing free */
 	uint64_t alloc_hint;	   /* cluster index: none below it is free */
 	uint64_t compressed_next;  /* bytes: where the next compressed cluster may start; 0: none */
 	uint64_t fresh_from;	   /* bytes: never written at or above, reads as zeros (zero_init) */
-	struct qcow2_free_list freed; /* waiting for the next commit */
-	struct qcow2_free_list grace; /* stable; waiting for requests that may still read them */
+	struct qcow2_free_list freed;  /* dropped in memory only: wait for a commit */
+	_Atomic size_t freed_hint;     /* entries of freed, for a look without the lock */
+	struct qcow2_free_list stable; /* dropped on disk: wait for the next period to begin */
+	struct qcow2_free_list grace;  /* wait for the requests of the period before */
 
 	struct qcow2_cache l2_cache, ref_cache;
 	struct qcow2_overlap overlap;
@@ -302,10 +310,9 @@ void qcow2_cache_destroy(struct qcow2_cache *c); /* nothing dirty or pinned is l
 /* The slice at offset (a multiple of slice_bytes), loaded and pinned. May park. */
 int qcow2_cache_get(struct qcow2_cache *c, uint64_t offset, struct qcow2_slice **out);
 void qcow2_cache_put(struct qcow2_cache *c, struct qcow2_slice *s);
-/* Copies bytes out if they are in memory: never parks. */
-bool qcow2_cache_peek(struct qcow2_cache *c, uint64_t offset, uint32_t pos, void *buf,
-	uint32_t bytes);
-/* Puts a slice of zeros there without reading, dirty as a whole (a new block). */
+/* With c->lock held: the slice if it is in memory and valid, not pinned; else NULL. */
+struct qcow2_slice *qcow2_cache_lookup(struct qcow2_cache *c, uint64_t offset);
+/* Puts a slice of zeros there without reading, dirty as a whole (a new block), pinned. */
 int qcow2_cache_new(struct qcow2_cache *c, uint64_t offset, struct qcow2_slice **out);
 /* Call with c->lock held, after changing data[lo, hi). */
 void qcow2_cache_mark_dirty(struct qcow2_cache *c, struct qcow2_slice *s, uint32_t lo,
@@ -315,15 +322,16 @@ void qcow2_cache_drop(struct qcow2_cache *c, uint64_t offset, uint64_t bytes);
 void qcow2_cache_drop_all(struct qcow2_cache *c);
 
 /* What of the cache disk does not have, copied at one moment. */
+struct qcow2_capture_part {
+	uint64_t offset; /* in the image file */
+	uint32_t bytes;
+	uint32_t lo;		   /* in the slice */
+	struct qcow2_slice *slice; /* pinned until capture_done */
+	uint8_t *data;
+};
 struct qcow2_capture {
-	struct qcow2_capture_part {
-		uint64_t offset;
-		uint32_t bytes;
-		uint32_t lo;
-		struct qcow2_slice *slice; /* pinned until capture_done; NULL: no cache */
-		uint8_t *data;
-	} *v;
-	size_t n, cap;
+	struct qcow2_capture_part *v;
+	size_t n;
 };
 /* Takes every dirty range, marks it clean, pins the slice. -ENOMEM: nothing was taken. */
 int qcow2_cache_capture(struct qcow2_cache *c, struct qcow2_capture *out);
@@ -338,14 +346,20 @@ void qcow2_capture_done(struct qcow2_cache *c, struct qcow2_capture *cap, int re
 int qcow2_refcount_get(struct qcow2 *q, uint64_t cluster, uint64_t *out);
 /* Finds free clusters, up to n in one run (at least one; all n where exact), counts them one
  * each, and says where. -ENOSPC/-EFBIG where the format ends. */
-int qcow2_alloc(struct qcow2 *q, uint64_t n, bool exact, uint64_t *offset, uint64_t *got);
-/* Space for a compressed cluster of `bytes`: behind the last one where it fits, counted. */
-int qcow2_alloc_compressed(struct qcow2 *q, uint32_t bytes, uint64_t *offset);
+struct qcow2_alloc {
+	uint64_t offset; /* bytes, in the image file */
+	uint64_t n;	 /* clusters */
+	bool fresh;	 /* never written: reads as zeros without being written */
+};
+int qcow2_alloc(struct qcow2 *q, uint64_t n, bool exact, struct qcow2_alloc *out);
+/* Space for n compressed clusters of bytes[i] each, packed behind the last one and behind
+ * each other where they fit, counted. All or nothing. */
+int qcow2_alloc_compressed(struct qcow2 *q, size_t n, const uint32_t *bytes, uint64_t *offsets);
 /* Gives back what qcow2_alloc gave when it never got a reference. */
 void qcow2_unalloc(struct qcow2 *q, uint64_t offset, uint64_t bytes);
 /* A reference was dropped in memory: queue it for after the next commit. */
 int qcow2_free_later(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool discard);
-/* Drops the references of a list now (commit.c). */
+/* Drops the references of a list now and empties it (commit.c). */
 int qcow2_free_apply(struct qcow2 *q, struct qcow2_free_list *list);
 /* Room for the refcount table on disk, if memory has outgrown it (commit.c). */
 int qcow2_reft_grow_on_disk(struct qcow2 *q);
@@ -369,9 +383,11 @@ void qcow2_epochs_init(struct qcow2_epochs *e);
 /* A data request is in flight between these. Waits while an exclusive operation runs. */
 unsigned qcow2_enter(struct qcow2 *q);
 void qcow2_leave(struct qcow2 *q, unsigned epoch);
-/* True where no request from before the previous call that returned true is left; starts a
- * new period then. Under commit_lock. */
-bool qcow2_epoch_passed(struct qcow2 *q);
+/* Under commit_lock. New requests count in a new period from now on; the one before must
+ * have drained. */
+void qcow2_epoch_flip(struct qcow2 *q);
+/* True where no request from before the last flip is left. */
+bool qcow2_epoch_drained(struct qcow2 *q);
 /* No data request in flight and none begins between these. Not from inside an epoch. */
 void qcow2_exclusive_begin(struct qcow2 *q);
 void qcow2_exclusive_end(struct qcow2 *q);
@@ -409,8 +425,10 @@ int qcow2_entry_type(const struct qcow2 *q, struct qcow2_entry e, unsigned sc);
 /* Makes the L2 table of guest offset exist and be ours alone (copied). Before data writes, so
  * that lack of space is seen early. */
 int qcow2_l2_prepare(struct qcow2 *q, uint64_t offset);
+/* Reads entries [0, n) of the guest clusters from offset, within one slice. */
+int qcow2_entries_read(struct qcow2 *q, uint64_t offset, uint32_t n, struct qcow2_entry *out);
 /* Changes entries [0, n) of the guest clusters from offset (within one slice) by fn under the
- * cache lock: fn must not park. Prepares the table. */
+ * cache lock: fn must not park. The table has been prepared. */
 int qcow2_l2_update(struct qcow2 *q, uint64_t offset, uint32_t n,
 	void (*fn)(void *arg, uint32_t i, struct qcow2_entry *e), void *arg);
 /* Guest clusters from offset to the end of its slice. */

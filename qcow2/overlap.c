@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The overlap map: one byte for each host cluster that holds metadata says of what kind.
+ *
+ * I3: every metadata write asks it first, and so does every write of guest data and every
+ * allocation. It catches images whose refcounts lie (a cluster counted free that is an L2
+ * table) before they are damaged further. Chunks of 4096 clusters in a hash, so that it costs
+ * what the metadata costs and not what the file's size claims.
+ */
+#include "qcow2/qcow2.h"
+
+#define CHUNK_BITS 12
+#define CHUNK_CLUSTERS (1u << CHUNK_BITS)
+
+struct qcow2_overlap_chunk {
+	uint64_t index;
+	struct qcow2_overlap_chunk *next;
+	uint8_t kind[CHUNK_CLUSTERS];
+};
+
+static const char *const kind_names[] = {
+	[QCOW2_DATA] = "guest data",
+	[QCOW2_K_HEADER] = "the header",
+	[QCOW2_K_L1] = "the active L1 table",
+	[QCOW2_K_L2] = "an active L2 table",
+	[QCOW2_K_REFTABLE] = "the refcount table",
+	[QCOW2_K_REFBLOCK] = "a refcount block",
+	[QCOW2_K_SNAPSHOTS] = "the snapshot table",
+	[QCOW2_K_SNAPSHOT_L1] = "an inactive L1 table",
+	[QCOW2_K_LUKS] = "the encryption header",
+	[QCOW2_K_BITMAPS] = "bitmaps",
+};
+
+void qcow2_overlap_init(struct qcow2_overlap *o)
+{
+	memset(o, 0, sizeof(*o));
+	pthread_mutex_init(&o->lock, NULL);
+}
+
+static void overlap_clear(struct qcow2_overlap *o)
+{
+	for (size_t i = 0; i < o->n_buckets; i++) {
+		while (o->buckets[i]) {
+			struct qcow2_overlap_chunk *c = o->buckets[i];
+
+			o->buckets[i] = c->next;
+			free(c);
+		}
+	}
+	free(o->buckets);
+	o->buckets = NULL;
+	o->n_buckets = o->n_chunks = 0;
+}
+
+void qcow2_overlap_destroy(struct qcow2_overlap *o)
+{
+	overlap_clear(o);
+	pthread_mutex_destroy(&o->lock);
+}
+
+static struct qcow2_overlap_chunk *chunk_find(struct qcow2_overlap *o, uint64_t index)
+{
+	struct qcow2_overlap_chunk *c = NULL;
+
+	if (o->n_buckets)
+		c = o->buckets[index & (o->n_buckets - 1)];
+	while (c && c->index != index)
+		c = c->next;
+	return c;
+}
+
+static int chunks_grow(struct qcow2_overlap *o)
+{
+	size_t n = o->n_buckets ? o->n_buckets * 2 : 64;
+	struct qcow2_overlap_chunk **buckets = calloc(n, sizeof(*buckets));
+
+	if (!buckets)
+		return -ENOMEM;
+	for (size_t i = 0; i < o->n_buckets; i++) {
+		struct qcow2_overlap_chunk *c = o->buckets[i], *next;
+
+		for (; c; c = next) {
+			next = c->next;
+			c->next = buckets[c->index & (n - 1)];
+			buckets[c->index & (n - 1)] = c;
+		}
+	}
+	free(o->buckets);
+	o->buckets = buckets;
+	o->n_buckets = n;
+	return 0;
+}
+
+static struct qcow2_overlap_chunk *chunk_make(struct qcow2_overlap *o, uint64_t index)
+{
+	struct qcow2_overlap_chunk *c = chunk_find(o, index), **bucket;
+
+	if (c)
+		return c;
+	if (o->n_chunks >= o->n_buckets && chunks_grow(o) < 0)
+		return NULL;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return NULL;
+	bucket = &o->buckets[index & (o->n_buckets - 1)];
+	c->index = index;
+	c->next = *bucket;
+	*bucket = c;
+	o->n_chunks++;
+	return c;
+}
+
+static uint8_t kind_at(struct qcow2_overlap *o, uint64_t cluster)
+{
+	struct qcow2_overlap_chunk *c = chunk_find(o, cluster >> CHUNK_BITS);
+
+	return c ? c->kind[cluster & (CHUNK_CLUSTERS - 1)] : QCOW2_DATA;
+}
+
+int qcow2_overlap_mark(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_t bytes)
+{
+	struct qcow2_overlap *o = &q->overlap;
+	uint64_t first = qcow2_cluster_of(q, offset);
+	uint64_t last = bytes ? qcow2_cluster_of(q, offset + bytes - 1) : first;
+	int ret = 0;
+
+	pthread_mutex_lock(&o->lock);
+	for (uint64_t i = first; i <= last && ret == 0; i++) {
+		struct qcow2_overlap_chunk *c = kind == QCOW2_DATA
+			? chunk_find(o, i >> CHUNK_BITS)
+			: chunk_make(o, i >> CHUNK_BITS);
+
+		if (c)
+			c->kind[i & (CHUNK_CLUSTERS - 1)] = kind;
+		else if (kind != QCOW2_DATA)
+			ret = -ENOMEM;
+	}
+	pthread_mutex_unlock(&o->lock);
+	return ret;
+}
+
+bool qcow2_overlap_ok(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_t bytes)
+{
+	struct qcow2_overlap *o = &q->overlap;
+	uint64_t last = qcow2_cluster_of(q, offset + bytes - 1);
+	bool ok = true;
+
+	if (o->off)
+		return true;
+	pthread_mutex_lock(&o->lock);
+	for (uint64_t i = qcow2_cluster_of(q, offset); i <= last && ok; i++)
+		ok = kind_at(o, i) == kind;
+	pthread_mutex_unlock(&o->lock);
+	return ok;
+}
+
+int qcow2_meta_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, const void *buf,
+	size_t bytes)
+{
+	if (!qcow2_overlap_ok(q, kind, offset, bytes))
+		return qcow2_set_corrupt(q,
+			"write of %zu bytes of %s at 0x%" PRIx64 " would overwrite something else",
+			bytes, kind_names[kind], offset);
+	return blk_pwrite(q->file, offset, buf, bytes, 0);
+}
+
+/* Marks a structure that must not lie on another one. */
+static int claim(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_t bytes,
+	struct err *err)
+{
+	uint64_t last = qcow2_cluster_of(q, offset + bytes - 1);
+
+	for (uint64_t i = qcow2_cluster_of(q, offset); i <= last; i++) {
+		enum qcow2_kind there = kind_at(&q->overlap, i);
+
+		if (there != QCOW2_DATA)
+			return err_set(err, EIO,
+				"%s at 0x%" PRIx64 " overlaps %s in cluster %" PRIu64,
+				kind_names[kind], offset, kind_names[there], i);
+	}
+	if (qcow2_overlap_mark(q, kind, offset, bytes) < 0)
+		return err_set(err, ENOMEM, "no memory for the overlap map");
+	return 0;
+}
+
+static int claim_bitmaps(void *arg, uint64_t offset, uint64_t bytes)
+{
+	struct qcow2 *q = arg;
+
+	return claim(q, QCOW2_K_BITMAPS, offset, bytes, NULL);
+}
+
+static int claim_tables(struct qcow2 *q, struct err *err)
+{
+	int ret = claim(q, QCOW2_K_HEADER, 0, q->cluster_bytes, err);
+
+	if (ret == 0)
+		ret = claim(q, QCOW2_K_REFTABLE, q->reft_offset,
+			(uint64_t)q->reft_clusters << q->cluster_bits, err);
+	if (ret == 0 && q->l1_entries)
+		ret = claim(q, QCOW2_K_L1, q->l1_offset, (uint64_t)q->l1_entries * 8, err);
+	if (ret == 0 && q->luks_bytes)
+		ret = claim(q, QCOW2_K_LUKS, q->luks_offset, q->luks_bytes, err);
+	if (ret == 0 && q->n_snaps && q->snaps_bytes)
+		ret = claim(q, QCOW2_K_SNAPSHOTS, q->snaps_offset, q->snaps_bytes, err);
+	return ret;
+}
+
+int qcow2_overlap_build(struct qcow2 *q, struct err *err)
+{
+	int ret;
+
+	overlap_clear(&q->overlap);
+	ret = claim_tables(q, err);
+	for (uint64_t i = 0; i < q->reft_entries && ret == 0; i++)
+		if (q->reft[i])
+			ret = claim(q, QCOW2_K_REFBLOCK, q->reft[i], q->cluster_bytes, err);
+	for (uint32_t i = 0; i < q->l1_entries && ret == 0; i++) {
+		uint64_t l2 = q->l1[i] & QCOW2_OFFSET_MASK;
+
+		if (l2)
+			ret = claim(q, QCOW2_K_L2, l2, q->cluster_bytes, err);
+	}
+	for (uint32_t i = 0; i < q->n_snaps && ret == 0; i++)
+		if (q->snaps[i].l1_entries)
+			ret = claim(q, QCOW2_K_SNAPSHOT_L1, q->snaps[i].l1_offset,
+				(uint64_t)q->snaps[i].l1_entries * 8, err);
+	if (ret == 0 && q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		ret = qcow2_bitmaps_each_range(q, claim_bitmaps, q, err);
+	return ret;
+}
