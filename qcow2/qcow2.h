@@ -40,6 +40,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/aio.h"
 #include "base/iov.h"
 #include "base/log.h"
 #include "base/math.h"
@@ -205,7 +206,7 @@ struct qcow2 {
 	uint8_t *reft_full;	   /* one flag per block: a scan found nothing free */
 	uint64_t alloc_hint;	   /* cluster index: none below it is free */
 	uint64_t compressed_next;  /* bytes: where the next compressed cluster may start; 0: none */
-	uint64_t fresh_from;	   /* bytes: never written at or above, reads as zeros (zero_init) */
+	_Atomic uint64_t fresh_from; /* bytes: never written at or above, reads as zeros (zero_init) */
 	struct qcow2_free_list freed;  /* dropped in memory only: wait for a commit */
 	_Atomic size_t freed_hint;     /* entries of freed, for a look without the lock */
 	struct qcow2_free_list stable; /* dropped on disk: wait for the next period to begin */
@@ -225,7 +226,8 @@ struct qcow2 {
 	uint64_t snaps_bytes;
 
 	struct luks *luks;	/* crypt.c */
-	struct cipher *cipher;	/* NULL: not encrypted or locked */
+	struct cipher *aes;	/* legacy; owned */
+	struct cipher *cipher;	/* of either; NULL: not encrypted or locked */
 };
 
 static inline uint64_t qcow2_cluster_of(const struct qcow2 *q, uint64_t offset)
@@ -446,6 +448,16 @@ int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_exte
 int qcow2_copy_range(struct blk *src, uint64_t src_offset, struct blk *dst, uint64_t dst_offset,
 	uint64_t bytes, unsigned flags);
 
+/* A part of a request's vector. Small ones need no memory; release with qcow2_part_free. */
+struct qcow2_part {
+	struct iovec small[16];
+	struct iovec *iov; /* NULL: no memory */
+	int n;
+};
+void qcow2_part_init(struct qcow2_part *p, const struct iovec *iov, int niov, size_t pos,
+	size_t bytes);
+void qcow2_part_free(struct qcow2_part *p);
+
 /* What a guest range reads as; inside an epoch. Also past the disk's end, where the VM state
  * of snapshots lies. */
 int qcow2_read_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
@@ -457,6 +469,8 @@ int qcow2_write_compressed(struct qcow2 *q, uint64_t offset, uint64_t bytes,
 
 int qcow2_crypt_open(struct qcow2 *q, struct opts *opts, struct err *err);
 void qcow2_crypt_close(struct qcow2 *q);
+struct luks_io;
+void qcow2_luks_io(struct qcow2 *q, struct luks_io *io); /* to the header's clusters */
 /* In place, whole sectors; guest and host offsets of the first byte (DESIGN: LUKS counts from
  * the host offset, legacy AES from the guest's). */
 int qcow2_encrypt(struct qcow2 *q, uint64_t guest, uint64_t host, void *buf, size_t bytes);

@@ -187,7 +187,7 @@ static int reft_grow(struct qcow2 *q, uint64_t entries)
 {
 	uint64_t want = round_up(MAX(entries, q->reft_entries + q->reft_entries / 2),
 		q->cluster_bytes / 8);
-	uint64_t *reft;
+	_Atomic uint64_t *reft;
 	uint8_t *dirty, *full;
 
 	if (entries * 8 > QCOW2_MAX_REFTABLE_BYTES)
@@ -204,7 +204,7 @@ static int reft_grow(struct qcow2 *q, uint64_t entries)
 		q->reft_full = full;
 	if (!reft || !dirty || !full)
 		return -ENOMEM;
-	memset(reft + q->reft_entries, 0, (want - q->reft_entries) * 8);
+	memset((void *)(reft + q->reft_entries), 0, (want - q->reft_entries) * 8);
 	memset(full + q->reft_entries, 0, want - q->reft_entries);
 	memset(dirty, 1, want / 64 + 1); /* it moves: all of it is written */
 	q->reft_entries = want;
