@@ -99,8 +99,13 @@ enum blk_request_flags {
 	 * request after another gives the same file each time. -ENOTSUP where the format cannot,
 	 * -EINVAL for another shape. */
 	BLK_COMPRESSED = 1 << 3,
-	BLK_SERIALISE = 1 << 4,	 /* wait for overlapping requests, hold back later ones */
+	/* Waits for overlapping requests and holds back later ones; needs blk_track_requests. */
+	BLK_SERIALISE = 1 << 4,
 };
+
+/* From now on the node keeps track of its requests so that BLK_SERIALISE can order them,
+ * which plain requests pay for with a lock. No data call may be in flight. */
+void blk_track_requests(struct blk *b);
 
 int blk_preadv(struct blk *b, uint64_t offset, const struct iovec *iov, int niov, unsigned flags);
 int blk_pwritev(struct blk *b, uint64_t offset, const struct iovec *iov, int niov, unsigned flags);
@@ -140,7 +145,9 @@ struct blk_extent {
  * offset < size. */
 int blk_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out);
 /* The same through the chain down to, and not including, `base` (NULL: to its end). Without
- * BLK_EXT_ALLOCATED: no layer above base has it. */
+ * BLK_EXT_ALLOCATED: no layer above base has it. Where a layer has nothing and its backing
+ * file has ended, the layer reads as zeros: BLK_EXT_ZERO at its depth, and, as base is then
+ * not what is read, ALLOCATED where base lies further down. */
 int blk_extent_above(struct blk *b, struct blk *base, uint64_t offset, uint64_t bytes,
 	struct blk_extent *out);
 

@@ -17,7 +17,9 @@ struct blk_format_ops; /* format.h */
 struct blk_gate;       /* io.c: requests in flight */
 struct json;
 
-/* Filled in by open; fixed afterwards. Zero means what the comment says. */
+/* Filled in by open; fixed afterwards. Zero means what the comment says, and is replaced by
+ * that when open has returned. A size that is no multiple of request_align is fine: requests
+ * at the end are rounded up past it, read zeros there and may lose what they write there. */
 struct blk_limits {
 	uint32_t request_align; /* unit of offsets and lengths; 0 = 1 */
 	uint32_t mem_align;	/* of buffers; 0 = 1 */
@@ -29,7 +31,9 @@ struct blk_limits {
 };
 
 enum blk_caps {
-	BLK_CAP_GROW = 1 << 0,	/* writes past the end extend; reads past it give zeros */
+	/* Writes and zeros past the end extend: the driver raises the size before it answers.
+	 * Reads past the end give zeros: the gate makes those, the driver never sees them. */
+	BLK_CAP_GROW = 1 << 0,
 	BLK_CAP_FUA = 1 << 1,	/* pwritev and zero honour BLK_FUA */
 	BLK_CAP_ZERO_INIT = 1 << 2, /* a new or grown part reads as zeros without being written */
 	BLK_CAP_ZERO_UNMAP = 1 << 3, /* zero with BLK_MAY_UNMAP is fast and gives space back */
@@ -58,18 +62,23 @@ struct blk_driver {
 	int (*open)(struct blk *b, struct opts *opts, struct err *err);
 	/* Writes out what a close must; children are still open. 0 or -errno. */
 	int (*close)(struct blk *b);
+	/* b->flags has changed in BLK_O_SHARE_WRITE: what an image is may be known only after
+	 * its file was opened and probed. Takes other locks. NULL: nothing hangs on it. */
+	int (*reflag)(struct blk *b, struct err *err);
 
 	int (*preadv)(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 		int niov);
 	int (*pwritev)(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 		int niov, unsigned flags);
 	int (*flush)(struct blk *b);		   /* NULL: nothing to do */
-	int (*zero)(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags); /* -ENOTSUP falls back */
+	/* -ENOTSUP falls back. The end of the disk counts as aligned. */
+	int (*zero)(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags);
 	int (*discard)(struct blk *b, uint64_t offset, uint64_t bytes);
 	/* NULL: all of it is data. Fills bytes, flags, host_offset, host. */
 	int (*extent)(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out);
+	/* Sets the size itself. */
 	int (*resize)(struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err);
-	/* dst is of this driver too; -ENOTSUP falls back. */
+	/* Aligned for both and inside src; max_transfer does not count here. dst is of this driver too; -ENOTSUP falls back. */
 	int (*copy_range)(struct blk *src, uint64_t src_offset, struct blk *dst,
 		uint64_t dst_offset, uint64_t bytes, unsigned flags);
 	/* Bytes the disk occupies on its storage; -ENOTSUP where it cannot be known. */
@@ -94,6 +103,10 @@ struct blk {
 	char *backing_name, *backing_format; /* as in the image; malloc'd; NULL: none */
 
 	struct blk_gate *gate;
+
+	/* open.c: the tree. Children are what blk_open_child opened, the last one first. */
+	struct blk *parent, *children, *sibling;
+	unsigned nesting; /* of children: nodes above this one, backing files not counted */
 };
 
 /* Every driver of this build, NULL-terminated; written by configure. */
@@ -104,8 +117,11 @@ const struct blk_driver *blk_driver_find(const char *name);
 const struct blk_driver *blk_driver_for_name(const char *filename);
 
 /* Opens the child that opts describe under "prefix." (file.filename=…), or that a plain
- * "prefix"=name does, or `default_name` where neither is given. The child's options are
- * taken out of opts. flags are those of the child. */
+ * "prefix"=name does, or `default_name` where neither says what to open. The child's options
+ * are taken out of opts. The child belongs to the parent and is closed after it; as "file"
+ * it also becomes parent->file. flags are those of the child, usually parent->flags: what
+ * is for the parent alone (detect-zeroes, writethrough, …) is left out here, and under a
+ * format the child is a protocol node unless the options say otherwise. */
 struct blk *blk_open_child(struct blk *parent, struct opts *opts, const char *prefix,
 	const char *default_name, unsigned flags, struct err *err);
 

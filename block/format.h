@@ -45,16 +45,23 @@ struct blk_measure {
 	bool has_bitmaps;
 };
 
+/* How far into a file formats look for their magic. */
+#define BLK_PROBE_BYTES 2048u
+/* The score of the format that anything is: raw. */
+#define BLK_PROBE_ANY 1
+
 struct blk_format_ops {
 	const struct blk_create_opt *create_opts; /* ends in a NULL name */
 
-	/* 0 (not mine) to 100, from the first `bytes` (<= 2048) of the file. */
+	/* 0 (not mine) to 100, from the first `bytes` (<= BLK_PROBE_BYTES) of the file. */
 	int (*probe)(const uint8_t *buf, size_t bytes, const char *filename);
 	/* Makes an image. For a format the protocol node under filename exists already with
 	 * size 0 and comes as `file` (open read-write, the caller closes it; nothing else is in
 	 * it); for a protocol file is NULL and filename says where. Takes its options; "size"
 	 * is bytes. On failure the caller removes the file. */
 	int (*create)(const char *filename, struct blk *file, struct opts *opts, struct err *err);
+	/* Protocols: removes what create made. NULL: it stays. */
+	int (*remove)(const char *filename);
 	int (*measure)(struct opts *opts, struct blk *src, struct blk_measure *out,
 		struct err *err);
 	int (*check)(struct blk *b, struct blk_check *c, unsigned fix, struct err *err);
@@ -81,7 +88,7 @@ struct blk_format_ops {
  * options have been checked. On failure a file this made is removed. */
 int blk_create(const char *filename, const char *format, struct opts *opts, struct err *err);
 
-/* Probes by content; never "raw" by mistake for a filter. Returns the driver's name. */
+/* Probes by content: the name of the format's driver. NULL where the file cannot be read. */
 const char *blk_probe(struct blk *file, struct err *err);
 
 int blk_check(struct blk *b, struct blk_check *c, unsigned fix, struct err *err);

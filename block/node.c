@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A node: facts about it, and its end. A node is closed before its children, since it may
+ * have to write to them; a chain of backing files is closed by a loop from the top down.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/math.h"
+#include "block/gate.h"
+
+/* ---- facts ------------------------------------------------------------------- */
+
+static const struct blk *below_filters(const struct blk *b)
+{
+	while (b->drv->kind == BLK_FILTER && b->file)
+		b = b->file;
+	return b;
+}
+
+const char *blk_filename(const struct blk *b)
+{
+	return b->filename ? b->filename : "";
+}
+
+const char *blk_driver_name(const struct blk *b)
+{
+	return b->drv->name;
+}
+
+uint64_t blk_size(const struct blk *b)
+{
+	return __atomic_load_n(&b->size, __ATOMIC_ACQUIRE);
+}
+
+void blk_set_size(struct blk *b, uint64_t bytes)
+{
+	__atomic_store_n(&b->size, bytes, __ATOMIC_RELEASE);
+}
+
+bool blk_read_only(const struct blk *b)
+{
+	return !(b->flags & BLK_O_RDWR);
+}
+
+unsigned blk_flags(const struct blk *b)
+{
+	return b->flags;
+}
+
+struct blk *blk_file(const struct blk *b)
+{
+	return b->file;
+}
+
+struct blk *blk_backing(const struct blk *b)
+{
+	return below_filters(b)->backing;
+}
+
+const char *blk_backing_name(const struct blk *b)
+{
+	return below_filters(b)->backing_name;
+}
+
+const char *blk_backing_format(const struct blk *b)
+{
+	return below_filters(b)->backing_format;
+}
+
+int blk_cache_mode(const char *mode, unsigned *flags)
+{
+	static const struct {
+		const char *name;
+		unsigned flags;
+	} modes[] = {
+		{"none", BLK_O_DIRECT},
+		{"off", BLK_O_DIRECT},
+		{"writeback", 0},
+		{"writethrough", BLK_O_WRITETHROUGH},
+		{"directsync", BLK_O_DIRECT | BLK_O_WRITETHROUGH},
+		{"unsafe", BLK_O_NO_FLUSH},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(modes); i++)
+		if (!strcmp(mode, modes[i].name)) {
+			*flags &= ~(unsigned)(BLK_O_DIRECT | BLK_O_WRITETHROUGH |
+					      BLK_O_NO_FLUSH);
+			*flags |= modes[i].flags;
+			return 0;
+		}
+	return -EINVAL;
+}
+
+/* ---- close ------------------------------------------------------------------- */
+
+static void leave_parent(struct blk *b)
+{
+	struct blk **link;
+
+	if (!b->parent)
+		return;
+	if (b->parent->file == b)
+		b->parent->file = NULL;
+	if (b->parent->data_file == b)
+		b->parent->data_file = NULL;
+	for (link = &b->parent->children; *link != b; link = &(*link)->sibling)
+		;
+	*link = b->sibling;
+}
+
+void blk_node_free(struct blk *b)
+{
+	leave_parent(b);
+	blk_gate_free(b);
+	free(b->filename);
+	free(b->backing_name);
+	free(b->backing_format);
+	free(b->state);
+	free(b);
+}
+
+int blk_close_children(struct blk *b)
+{
+	int ret = 0;
+
+	while (b->children) {
+		int child = blk_close(b->children);
+
+		ret = ret ? ret : child;
+	}
+	return ret;
+}
+
+/* One node and its children, not its backing file. The first error counts. */
+static int close_node(struct blk *b)
+{
+	int flush = blk_flush(b);
+	int own = b->drv->close ? b->drv->close(b) : 0;
+	int children;
+
+	assert(own <= 0);
+	children = blk_close_children(b);
+	blk_node_free(b);
+	return flush ? flush : own ? own : children;
+}
+
+int blk_close(struct blk *b)
+{
+	int ret = 0;
+
+	while (b) {
+		struct blk *backing = b->backing;
+		int node = close_node(b);
+
+		ret = ret ? ret : node;
+		b = backing;
+	}
+	return ret;
+}
