@@ -445,6 +445,8 @@ int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags);
 int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes);
 int qcow2_flush(struct blk *b);
 int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out);
+int qcow2_copy_range(struct blk *src, uint64_t src_offset, struct blk *dst, uint64_t dst_offset,
+	uint64_t bytes, unsigned flags);
 
 /* A part of a request's vector. Small ones need no memory; release with qcow2_part_free. */
 struct qcow2_part {
@@ -460,13 +462,6 @@ void qcow2_part_free(struct qcow2_part *p);
  * of snapshots lies. */
 int qcow2_read_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 	int niov);
-/* Writes guest data; inside an epoch, after qcow2_prepare_write. */
-int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
-	int niov);
-/* The entry may be written in place or filled: a cluster of its own, counted once. */
-bool qcow2_entry_owned(const struct qcow2 *q, struct qcow2_entry e);
-/* Queues what the entry pointed at for freeing, after the entry was replaced in memory. */
-void qcow2_entry_drop(struct qcow2 *q, struct qcow2_entry e);
 /* The plain bytes of one compressed cluster; `out` has cluster_bytes. */
 int qcow2_read_compressed(struct qcow2 *q, const struct qcow2_run *run, uint8_t *out);
 int qcow2_write_compressed(struct qcow2 *q, uint64_t offset, uint64_t bytes,

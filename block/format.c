@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What only formats can do: finding the operation, through filters, and saying which
+ *format has none. Creating an image is three steps, so that a file that is there is
+ *touched only when what can be checked has been checked:
+ *
+ *	names and types of the options → the protocol makes an empty file → the format
+ *fills it
+ *
+ * A file that this made is removed when a later step fails; one that was there is left.
+ */
+#include "block/format.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/size.h"
+#include "block/gate.h"
+
+const char *const blk_prealloc_names[] = {"off", "metadata", "falloc", "full", NULL};
+
+/* ---- finding the operation --------------------------------------------------- */
+
+static struct blk *format_of(struct blk *b)
+{
+	while (b->drv->kind == BLK_FILTER && b->file)
+		b = b->file;
+	return b;
+}
+
+/* Never NULL: drivers without the table have no operation in it. */
+static const struct blk_format_ops *ops_of(const struct blk *b)
+{
+	static const struct blk_format_ops none;
+
+	return b->drv->format ? b->drv->format : &none;
+}
+
+static int cannot(const struct blk *b, const char *what, struct err *err)
+{
+	return err_set(
+		err, ENOTSUP, "driver '%s' does not support %s", b->drv->name, what);
+}
+
+/* ---- creating ---------------------------------------------------------------- */
+
+static const struct blk_create_opt *find_opt(
+	const struct blk_driver *drv, const char *name)
+{
+	const struct blk_create_opt *o = drv->format ? drv->format->create_opts : NULL;
+
+	for (; o && o->name; o++)
+		if (!strcmp(o->name, name))
+			return o;
+	return NULL;
+}
+
+/* Reads a value by its type and forgets it: the driver will read it again. */
+static int check_value(const struct blk_create_opt *o, const char *key, const char *value,
+	struct err *err)
+{
+	struct opts *one = opts_new();
+	uint64_t n;
+	bool flag;
+	int ret = 0;
+
+	opts_set(one, key, value);
+	if (!strcmp(o->type, "size"))
+		ret = opts_take_size(one, key, &n, err);
+	else if (!strcmp(o->type, "num"))
+		ret = opts_take_u64(one, key, &n, err);
+	else if (!strncmp(o->type, "bool", 4))
+		ret = opts_take_bool(one, key, &flag, err);
+	opts_free(one);
+	return ret;
+}
+
+/* Sorts options into those of the format and those that only the protocol knows. */
+struct sorting {
+	const struct blk_driver *drv, *proto;
+	struct opts *for_proto;
+	struct err *err;
+	int ret;
+};
+
+static void sort_option(const char *key, const char *value, void *arg)
+{
+	struct sorting *s = arg;
+	const struct blk_create_opt *o = find_opt(s->drv, key);
+	const struct blk_create_opt *p = find_opt(s->proto, key);
+
+	if (s->ret)
+		return;
+	if (o || p)
+		s->ret = check_value(o ? o : p, key, value, s->err);
+	else if (strcmp(key, "size"))
+		s->ret = err_set(s->err, EINVAL, "Invalid parameter '%s'", key);
+	if (!s->ret && p && !o)
+		opts_set(s->for_proto, key, value);
+}
+
+/* Options are moved once the walk over them is done. */
+static void move_option(const char *key, const char *value, void *arg)
+{
+	(void)value;
+	opts_del(arg, key);
+}
+
+/* True where nothing is under that name; then what create makes is ours to remove. */
+static bool is_new(const char *filename)
+{
+	struct err err = ERR_INIT;
+	struct blk *b = blk_open_alone(filename, BLK_O_SHARE, &err);
+
+	blk_close(b);
+	return !b && err.code == ENOENT;
+}
+
+static int fill(const char *filename, const struct blk_driver *drv, struct opts *opts,
+	struct err *err)
+{
+	struct blk *file = blk_open_alone(filename, BLK_O_RDWR | BLK_O_DISCARD, err);
+	int ret, closed;
+
+	if (!file)
+		return -err->code;
+	ret = drv->format->create(filename, file, opts, err);
+	assert(ret <= 0 && (!ret || err->code > 0));
+	if (!ret)
+		ret = opts_check_unused(opts, err);
+	closed = blk_close(file);
+	if (!ret && closed)
+		ret = err_errno(err, -closed, "Could not write out '%s'", filename);
+	return ret;
+}
+
+static int create_two(const char *filename, const struct blk_driver *drv,
+	const struct blk_driver *proto, struct opts *opts, struct opts *for_proto,
+	struct err *err)
+{
+	const char *rest = proto->parse_name ? filename : blk_name_rest(proto, filename);
+	bool ours = is_new(filename);
+	int ret;
+
+	opts_set(for_proto, "size", "0");
+	ret = proto->format->create(rest, NULL, for_proto, err);
+	if (!ret)
+		ret = fill(filename, drv, opts, err);
+	else
+		ours = false;
+	if (ret && ours && proto->format->remove)
+		proto->format->remove(rest);
+	return ret;
+}
+
+static bool can_create(const struct blk_driver *drv)
+{
+	return drv->format && drv->format->create;
+}
+
+static int create(
+	const char *filename, const char *format, struct opts *opts, struct err *err)
+{
+	const struct blk_driver *drv = blk_driver_find(format);
+	const struct blk_driver *proto = blk_driver_for_name(filename);
+	struct sorting s = {.drv = drv, .proto = proto, .err = err};
+
+	if (!drv)
+		return err_set(err, EINVAL, "Unknown file format '%s'", format);
+	if (!can_create(drv))
+		return err_set(err, ENOTSUP,
+			"Format driver '%s' does not support image creation", format);
+	if (!proto)
+		return err_set(err, EINVAL, "Unknown protocol '%.*s'",
+			(int)strcspn(filename, ":"), filename);
+	if (!can_create(proto))
+		return err_set(err, ENOTSUP,
+			"Protocol driver '%s' does not support image creation",
+			proto->name);
+	s.for_proto = opts_new();
+	opts_each(opts, sort_option, &s);
+	if (!s.ret && drv->kind == BLK_PROTOCOL) {
+		s.ret = drv->format->create(
+			blk_name_rest(drv, filename), NULL, opts, err);
+		s.ret = s.ret ? s.ret : opts_check_unused(opts, err);
+	} else if (!s.ret) {
+		opts_each(s.for_proto, move_option, opts);
+		s.ret = create_two(filename, drv, proto, opts, s.for_proto, err);
+	}
+	opts_free(s.for_proto);
+	return s.ret;
+}
+
+int blk_create(
+	const char *filename, const char *format, struct opts *opts, struct err *err)
+{
+	struct err unused = ERR_INIT;
+
+	return create(filename, format, opts, err ? err : &unused);
+}
+
+int blk_measure(const char *format, struct opts *opts, struct blk *src,
+	struct blk_measure *out, struct err *err)
+{
+	const struct blk_driver *drv = blk_driver_find(format);
+	struct blk_measure m = {0};
+	int ret;
+
+	if (!drv)
+		return err_set(err, EINVAL, "Unknown file format '%s'", format);
+	if (!drv->format || !drv->format->measure)
+		return err_set(err, ENOTSUP,
+			"Block driver '%s' does not support size measurement", format);
+	ret = drv->format->measure(opts, src, &m, err);
+	ret = ret ? ret : opts_check_unused(opts, err);
+	if (!ret)
+		*out = m;
+	return ret;
+}
+
+/* ---- checking ---------------------------------------------------------------- */
+
+int blk_check(struct blk *b, struct blk_check *c, unsigned fix, struct err *err)
+{
+	b = format_of(b);
+	if (!ops_of(b)->check)
+		return err_set(err, ENOTSUP, "This image format does not support checks");
+	if (fix && blk_read_only(b))
+		return err_set(err, EACCES, "Block node is read-only");
+	return ops_of(b)->check(b, c, fix, err);
+}
+
+/* ---- snapshots --------------------------------------------------------------- */
+
+int blk_snapshot_list(
+	struct blk *b, struct blk_snapshot **list, size_t *n, struct err *err)
+{
+	b = format_of(b);
+	if (!ops_of(b)->snapshot_list)
+		return cannot(b, "snapshots", err);
+	*list = NULL;
+	*n = 0;
+	return ops_of(b)->snapshot_list(b, list, n, err);
+}
+
+void blk_snapshots_free(struct blk_snapshot *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		free(list[i].id);
+		free(list[i].name);
+	}
+	free(list);
+}
+
+/* The node that has the operation and may be written, flushed so that the snapshot is of
+ * what was said to be written. */
+static int prepare_change(struct blk *b, struct err *err)
+{
+	int ret;
+
+	if (blk_read_only(b))
+		return err_set(err, EACCES, "Block node is read-only");
+	ret = blk_flush(b);
+	return ret ? err_errno(err, -ret, "Could not flush '%s'", blk_filename(b)) : 0;
+}
+
+int blk_snapshot_create(struct blk *b, const char *name, struct err *err)
+{
+	struct blk_snapshot what = {
+		.name = (char *)(uintptr_t)name, .icount = UINT64_MAX};
+	struct timespec now;
+	int ret;
+
+	b = format_of(b);
+	if (!ops_of(b)->snapshot_create)
+		return cannot(b, "snapshots", err);
+	ret = prepare_change(b, err);
+	if (ret)
+		return ret;
+	clock_gettime(CLOCK_REALTIME, &now);
+	what.date_sec = (uint32_t)now.tv_sec;
+	what.date_nsec = (uint32_t)now.tv_nsec;
+	what.disk_bytes = blk_size(b);
+	return ops_of(b)->snapshot_create(b, &what, err);
+}
+
+int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
+{
+	int ret;
+
+	b = format_of(b);
+	if (!ops_of(b)->snapshot_apply)
+		return cannot(b, "snapshots", err);
+	ret = prepare_change(b, err);
+	return ret ? ret : ops_of(b)->snapshot_apply(b, id_or_name, err);
+}
+
+int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err)
+{
+	int ret;
+
+	b = format_of(b);
+	if (!ops_of(b)->snapshot_delete)
+		return cannot(b, "snapshots", err);
+	ret = prepare_change(b, err);
+	return ret ? ret : ops_of(b)->snapshot_delete(b, id_or_name, err);
+}
+
+int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err)
+{
+	b = format_of(b);
+	if (!ops_of(b)->snapshot_load)
+		return cannot(b, "snapshots", err);
+	if (!blk_read_only(b))
+		return err_set(err, EINVAL,
+			"A snapshot can be looked at only in an image opened read-only");
+	return ops_of(b)->snapshot_load(b, id_or_name, err);
+}
+
+/* ---- telling about itself ---------------------------------------------------- */
+
+struct json *blk_format_info(struct blk *b)
+{
+	b = format_of(b);
+	return ops_of(b)->info ? ops_of(b)->info(b) : NULL;
+}
+
+void blk_traits(struct blk *b, uint32_t *cluster_bytes, bool *dirty, bool *encrypted)
+{
+	uint32_t cluster = 0;
+	bool is_dirty = false, is_encrypted = false;
+
+	b = format_of(b);
+	if (ops_of(b)->traits)
+		ops_of(b)->traits(b, &cluster, &is_dirty, &is_encrypted);
+	if (cluster_bytes)
+		*cluster_bytes = cluster;
+	if (dirty)
+		*dirty = is_dirty;
+	if (encrypted)
+		*encrypted = is_encrypted;
+}
+
+int64_t blk_allocated(struct blk *b)
+{
+	int64_t bytes, data = 0;
+
+	if (b->drv->allocated)
+		return b->drv->allocated(b);
+	if (!b->file)
+		return -ENOTSUP;
+	bytes = blk_allocated(b->file);
+	if (b->data_file)
+		data = blk_allocated(b->data_file);
+	return bytes < 0 ? bytes : data < 0 ? data : bytes + data;
+}
