@@ -109,6 +109,11 @@ static int file_open(struct blk *b, struct opts *opts, struct err *err)
 	return 0;
 }
 
+static int file_reflag(struct blk *b, struct err *err)
+{
+	return posix_reflag(b, &file_of(b)->p, err);
+}
+
 static int file_close(struct blk *b)
 {
 	struct file *f = file_of(b);
@@ -753,6 +758,18 @@ static int file_create(
 	return ret;
 }
 
+/* Devices stay: they were not made here. */
+static int file_remove(const char *filename)
+{
+	struct stat st;
+
+	if (lstat(filename, &st) != 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return -EINVAL;
+	return unlink(filename) == 0 ? 0 : -errno;
+}
+
 static const struct blk_create_opt file_create_opts[] = {
 	{"size", "size", "Virtual disk size", NULL},
 	{"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)",
@@ -766,6 +783,7 @@ static const struct blk_create_opt file_create_opts[] = {
 static const struct blk_format_ops file_format_ops = {
 	.create_opts = file_create_opts,
 	.create = file_create,
+	.remove = file_remove,
 };
 
 static const char *const file_schemes[] = {"file", NULL};
@@ -777,6 +795,7 @@ const struct blk_driver blk_file_driver = {
 	.state_bytes = sizeof(struct file),
 	.open = file_open,
 	.close = file_close,
+	.reflag = file_reflag,
 	.preadv = file_preadv,
 	.pwritev = file_pwritev,
 	.flush = file_flush,

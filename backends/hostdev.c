@@ -109,6 +109,11 @@ static int hostdev_open(struct blk *b, struct opts *opts, struct err *err)
 	return hostdev_attach(b, &p, err);
 }
 
+static int hostdev_reflag(struct blk *b, struct err *err)
+{
+	return posix_reflag(b, &dev_of(b)->p, err);
+}
+
 static int hostdev_close(struct blk *b)
 {
 	posix_close(&dev_of(b)->p);
@@ -255,6 +260,7 @@ const struct blk_driver blk_host_device_driver = {
 	.state_bytes = sizeof(struct hostdev),
 	.open = hostdev_open,
 	.close = hostdev_close,
+	.reflag = hostdev_reflag,
 	.preadv = hostdev_preadv,
 	.pwritev = hostdev_pwritev,
 	.flush = hostdev_flush,

@@ -104,7 +104,8 @@ static const char *const aio_names[] = {"threads", "native", "io_uring", NULL};
 /* aio, aio-max-batch and drop-cache are the peer's: how requests reach the kernel is the
  * event loop's choice here, and the cache is dropped for migration only. They are checked
  * so that a wrong word is not taken in silence. */
-static int take_options(struct blk *b, struct opts *opts, int *locking, struct err *err)
+static int take_options(
+	struct blk *b, struct opts *opts, struct posix *p, struct err *err)
 {
 	const char *filename = opts_take(opts, "filename");
 	uint64_t batch;
@@ -116,7 +117,7 @@ static int take_options(struct blk *b, struct opts *opts, int *locking, struct e
 			b->drv->name);
 	if (!b->filename && !(b->filename = strdup(filename)))
 		return err_errno(err, ENOMEM, "%s", filename);
-	ret = opts_take_enum(opts, "locking", locking_names, locking, err);
+	ret = opts_take_enum(opts, "locking", locking_names, &p->locking, err);
 	if (ret == 0)
 		ret = opts_take_enum(opts, "aio", aio_names, &aio, err);
 	if (ret == 0)
@@ -128,14 +129,14 @@ static int take_options(struct blk *b, struct opts *opts, int *locking, struct e
 
 /* Consistent reading always; a writer also writes, and one that keeps metadata in the
  * file also resizes it and lets nobody else do either. */
-static int take_locks(struct blk *b, struct posix *p, int locking, struct err *err)
+static int take_locks(struct blk *b, struct posix *p, struct err *err)
 {
 	unsigned perm = IMGLOCK_CONSISTENT_READ;
 	unsigned shared = IMGLOCK_CONSISTENT_READ | IMGLOCK_WRITE_UNCHANGED;
 	struct err lock_err = ERR_INIT;
 	int ret;
 
-	if (locking == LOCKING_OFF)
+	if (p->locking == LOCKING_OFF)
 		return 0;
 	if (b->flags & BLK_O_RDWR)
 		perm |= IMGLOCK_WRITE;
@@ -144,7 +145,7 @@ static int take_locks(struct blk *b, struct posix *p, int locking, struct err *e
 	else if (b->flags & BLK_O_RDWR)
 		perm |= IMGLOCK_RESIZE;
 	ret = imglock_set(&p->lock, p->fd, b->filename, perm, shared, &lock_err);
-	if (ret == -ENOTSUP && locking == LOCKING_AUTO)
+	if (ret == -ENOTSUP && p->locking == LOCKING_AUTO)
 		return 0;
 	if (ret < 0 && err)
 		*err = lock_err;
@@ -175,14 +176,15 @@ static int open_node(struct blk *b, struct posix *p, struct err *err)
 
 int posix_open(struct blk *b, struct posix *p, struct opts *opts, struct err *err)
 {
-	int locking = LOCKING_AUTO, ret;
+	int ret;
 
 	p->fd = -1;
-	ret = take_options(b, opts, &locking, err);
+	p->locking = LOCKING_AUTO;
+	ret = take_options(b, opts, p, err);
 	if (ret == 0)
 		ret = open_node(b, p, err);
 	if (ret == 0)
-		ret = take_locks(b, p, locking, err);
+		ret = take_locks(b, p, err);
 	if (ret == 0 && p->direct)
 		ret = find_direct_align(b, p, err);
 	if (ret < 0) {
@@ -194,6 +196,11 @@ int posix_open(struct blk *b, struct posix *p, struct opts *opts, struct err *er
 	if (p->direct)
 		b->caps |= BLK_CAP_FUA;
 	return 0;
+}
+
+int posix_reflag(struct blk *b, struct posix *p, struct err *err)
+{
+	return take_locks(b, p, err);
 }
 
 void posix_close(struct posix *p)

@@ -16,6 +16,7 @@
 struct posix {
 	int fd;
 	bool direct;
+	int locking; /* enum locking in posix.c */
 	struct imglock lock;
 	struct stat st; /* as at open */
 
@@ -35,6 +36,8 @@ struct posix {
  * b->limits. What b->filename names must be a regular file or a block device. */
 int posix_open(struct blk *b, struct posix *p, struct opts *opts, struct err *err);
 void posix_close(struct posix *p);
+/* Takes the locks that b->flags now ask for. */
+int posix_reflag(struct blk *b, struct posix *p, struct err *err);
 
 /* Opens without following into what would block or act on being opened, for `filename` to
  * be looked at with fstat. flags as of open(2). fd or -errno. */
