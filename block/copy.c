@@ -204,8 +204,8 @@ static uint64_t piece_limit(const struct copy *c, enum piece_kind kind)
  */
 static int extend_run(struct copy *c)
 {
-	uint64_t limit, bytes;
-	enum piece_kind kind;
+	uint64_t limit, bytes = 0;
+	enum piece_kind kind = PIECE_DATA;
 	int ret;
 
 	while (c->known < c->total) {
