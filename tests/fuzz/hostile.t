@@ -181,7 +181,7 @@ sub entries {
 }
 sub offset_in {
 	my ($text, $at) = @_;
-	return number($text, $at, 8) & 0x00fffffffffffe00;
+	return number($text, $at, 8) & ((1 << 56) - 512);
 }
 
 my $l1 = number $image, 40, 8;
@@ -257,4 +257,4 @@ for my $name ('json:{"driver":"file","filename":"victim"}', 'file:victim') {
 }
 
 print "1..$n\n";
-exit $failed != 0;
+exit($failed ? 1 : 0);
