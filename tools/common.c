@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the command-line tools share; see common.h. */
+#include "tools/common.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/math.h"
+#include "base/size.h"
+#include "block/secret.h"
+
+const char *tool_name = "byre";
+
+void tool_set_name(const char *argv0, const char *ours, const char *peer)
+{
+	const char *base = argv0 ? strrchr(argv0, '/') : NULL;
+
+	base = base ? base + 1 : argv0;
+	tool_name = base && !strcmp(base, peer) ? peer : ours;
+}
+
+__attribute__((format(printf, 2, 0))) static void say(
+	const char *kind, const char *fmt, va_list ap)
+{
+	/* Results that were printed before stand before the message. */
+	fflush(stdout);
+	flockfile(stderr);
+	fprintf(stderr, "%s: %s", tool_name, kind);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+	funlockfile(stderr);
+}
+
+void tool_error(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	say("", fmt, ap);
+	va_end(ap);
+}
+
+void tool_warning(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	say("warning: ", fmt, ap);
+	va_end(ap);
+}
+
+/* The libraries begin a message with the image's name; here it is named already. */
+static const char *without_name(const char *msg, const char *name)
+{
+	size_t n = strlen(name);
+
+	return n && !strncmp(msg, name, n) && !strncmp(msg + n, ": ", 2) ? msg + n + 2
+									 : msg;
+}
+
+void tool_report(const char *where, const struct err *err)
+{
+	if (where)
+		tool_error("%s: %s", where, without_name(err->msg, where));
+	else
+		tool_error("%s", err->msg);
+	if (err->hint[0])
+		fprintf(stderr, "%s\n", err->hint);
+}
+
+static struct blk *open_image(
+	const struct tool_image *image, unsigned flags, struct err *err)
+{
+	struct opts *opts;
+	struct blk *b = NULL;
+
+	if (!image->image_opts)
+		return blk_open_format(image->name, image->format, flags, err);
+	opts = opts_new();
+	if (!opts_parse(opts, image->name, "file", err))
+		b = blk_open(NULL, opts, flags, err);
+	opts_free(opts);
+	return b;
+}
+
+struct blk *tool_open(const struct tool_image *image, unsigned flags)
+{
+	struct err err = ERR_INIT;
+	struct blk *b;
+
+	if ((flags & BLK_O_SHARE) && (flags & BLK_O_RDWR)) {
+		tool_error("Could not open '%s': force-share=on can only be used with "
+			   "read-only "
+			   "images",
+			image->name);
+		return NULL;
+	}
+	b = open_image(image, flags, &err);
+	if (!b) {
+		tool_error("Could not open '%s': %s", image->name,
+			without_name(err.msg, image->name));
+		if (err.hint[0])
+			fprintf(stderr, "%s\n", err.hint);
+		return NULL;
+	}
+	if ((flags & BLK_O_RDWR) && !image->format && !image->image_opts &&
+		!strcmp(blk_driver_name(b), "raw"))
+		tool_warning(
+			"%s: the format was not given and its contents look like raw; "
+			"writes that make it look like another format are refused "
+			"(-f raw allows them)",
+			image->name);
+	return b;
+}
+
+int tool_close(struct blk *b)
+{
+	char *name;
+	int ret;
+
+	if (!b)
+		return 0;
+	name = strdup(blk_filename(b));
+	ret = blk_close(b);
+	if (ret < 0)
+		tool_error("%s: could not write everything out: %s",
+			name ? name : "image", strerror(-ret));
+	free(name);
+	return ret;
+}
+
+int tool_add_object(const char *text)
+{
+	struct opts *opts = opts_new();
+	struct err err = ERR_INIT;
+	const char *type;
+	int ret;
+
+	if (!strcmp(text, "help") || !strcmp(text, "?")) {
+		printf("Objects that can be given with --object:\n  secret\n");
+		opts_free(opts);
+		return 1;
+	}
+	ret = text[0] == '{' ? opts_parse_json(opts, text, &err)
+			     : opts_parse(opts, text, "qom-type", &err);
+	if (ret < 0)
+		goto out;
+	type = opts_take(opts, "qom-type");
+	if (!type)
+		ret = err_set(&err, EINVAL, "Parameter 'qom-type' is missing");
+	else if (strcmp(type, "secret"))
+		ret = err_set(&err, EINVAL,
+			"Parameter 'qom-type' does not accept value '%s'", type);
+	else
+		ret = secret_add(opts, &err);
+out:
+	if (ret < 0)
+		tool_report(NULL, &err);
+	opts_free(opts);
+	return ret < 0 ? -EINVAL : 0;
+}
+
+int tool_cache(const char *mode, const char *what, unsigned *flags)
+{
+	if (!blk_cache_mode(mode, flags))
+		return 0;
+	tool_error("Invalid %s option: %s", what, mode);
+	return -EINVAL;
+}
+
+/* Only the sign of a negative number is wrong with it, or it is too large. */
+static bool is_out_of_range(const char *text, int ret)
+{
+	uint64_t n;
+
+	text += strspn(text, " \t");
+	return ret == -ERANGE ||
+	       (text[0] == '-' && size_parse(text + 1, 'B', NULL, &n) != -EINVAL);
+}
+
+int tool_number(
+	const char *text, const char *what, uint64_t min, uint64_t max, uint64_t *out)
+{
+	uint64_t n;
+	int ret = size_parse(text, 'B', NULL, &n);
+
+	if (!ret && n >= min && n <= max) {
+		*out = n;
+		return 0;
+	}
+	if (ret && !is_out_of_range(text, ret))
+		tool_error("Invalid %s specified: '%s'.", what, text);
+	else
+		tool_error("Invalid %s specified. Must be between %" PRIu64
+			   " and %" PRIu64 ".",
+			what, min, max);
+	return -EINVAL;
+}
+
+int tool_size(const char *text, const char *what, uint64_t *out_bytes)
+{
+	return tool_number(text, what, 0, INT64_MAX, out_bytes);
+}
+
+uint64_t tool_disk_bytes(struct blk *b)
+{
+	return round_up(blk_size(b), BLK_SECTOR);
+}
+
+/*
+ * Progress.
+ */
+
+static struct {
+	bool shown;
+	double min_percent, printed, now;
+} progress;
+
+static volatile sig_atomic_t progress_asked;
+
+static void on_usr1(int sig)
+{
+	(void)sig;
+	progress_asked = 1;
+}
+
+static void progress_print(void)
+{
+	printf("    (%3.2f/100%%)\r", progress.now);
+	fflush(stdout);
+	progress.printed = progress.now;
+}
+
+void progress_begin(bool show, double min_percent)
+{
+	struct sigaction sa = {.sa_handler = on_usr1, .sa_flags = SA_RESTART};
+
+	progress.shown = show;
+	progress.min_percent = min_percent;
+	progress.now = 0;
+	progress_asked = 0;
+	sigaction(SIGUSR1, &sa, NULL);
+	if (show)
+		progress_print();
+}
+
+void progress_update(uint64_t done, uint64_t total)
+{
+	progress.now = total ? 100.0 * (double)done / (double)total : 100.0;
+	if (progress_asked || (progress.shown && progress.now - progress.printed >
+							 progress.min_percent)) {
+		progress_asked = 0;
+		progress_print();
+	}
+}
+
+void progress_end(void)
+{
+	/* SIGUSR1 stays harmless: a late one must not end the process. */
+	if (!progress.shown)
+		return;
+	printf("\n");
+	fflush(stdout);
+	progress.shown = false;
+}
+
+/*
+ * Signals.
+ */
+
+atomic_bool tool_cancel;
+static atomic_int caught;
+
+static void on_stop(int sig)
+{
+	atomic_store(&caught, sig);
+	atomic_store(&tool_cancel, true);
+}
+
+void tool_catch_signals(void)
+{
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+	struct sigaction sa = {
+		.sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+	struct sigaction old;
+
+	for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
+		/* nohup and background jobs of a shell have theirs ignored: they keep
+		 * that. */
+		if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
+			sigaction(signals[i], &sa, NULL);
+	}
+}
+
+int tool_interrupted(void)
+{
+	return atomic_load(&caught);
+}
+
+void tool_die_of_signal(void)
+{
+	int sig = atomic_load(&caught);
+
+	if (!sig)
+		return;
+	fflush(NULL);
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+int tool_flush_stdout(void)
+{
+	int code;
+
+	if (!fflush(stdout) && !ferror(stdout))
+		return 0;
+	code = errno ? errno : EIO;
+	tool_error("standard output: %s", strerror(code));
+	return -code;
+}

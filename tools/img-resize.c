@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * byre-img resize: grows or shrinks the disk of an image, to a size or by one.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/math.h"
+#include "base/size.h"
+#include "tools/img.h"
+
+static const char help[] =
+	"Grow or shrink an image.  Usage:\n\n"
+	"  %s resize [-f FMT | --image-opts] [--preallocation PREALLOC] [--shrink]\n"
+	"        [-q] [--object OBJDEF] FILENAME [+-]SIZE[bkKMGTPE]\n\n"
+	"Options:\n"
+	"  -h, --help\n     show this text\n"
+	"  -q, --quiet\n     no output but errors\n"
+	"  -f, --format FMT\n     the image's format; found out from its contents by "
+	"default\n"
+	"  --image-opts\n     FILENAME is a list of options "
+	"(driver=...,file.filename=...)\n"
+	"  --shrink\n     allow the disk to lose its end\n"
+	"  --preallocation PREALLOC\n     of the part that is added: off, metadata, "
+	"falloc, full\n"
+	"  --object OBJDEF\n     an object such as a secret\n"
+	"  [+-]SIZE\n     the new size, or by how much to change it\n";
+
+enum { OPT_SHRINK = IMG_OPT_FIRST, OPT_PREALLOC };
+
+struct resize {
+	struct img_common common;
+	enum blk_prealloc prealloc;
+	bool shrink;
+	char sign; /* '+', '-', or 0: to `bytes` */
+	uint64_t bytes;
+};
+
+static int parse_prealloc(const char *text, enum blk_prealloc *out)
+{
+	for (int i = 0; blk_prealloc_names[i]; i++) {
+		if (!strcmp(blk_prealloc_names[i], text)) {
+			*out = (enum blk_prealloc)i;
+			return -1;
+		}
+	}
+	tool_error("Invalid preallocation mode '%s'", text);
+	return 1;
+}
+
+static int parse_size(struct resize *r, const char *text)
+{
+	const char *digits = text;
+	int ret;
+
+	if (*text == '+' || *text == '-')
+		r->sign = *digits++;
+	ret = isdigit((unsigned char)*digits) ? size_parse(digits, 'B', NULL, &r->bytes)
+					      : -EINVAL;
+	if (ret == -ERANGE)
+		tool_error("Value '%s' is out of range for parameter 'size'", digits);
+	else if (ret < 0)
+		tool_error("Parameter 'size' expects a non-negative number with an "
+			   "optional suffix "
+			   "k, M, G, T, P or E, not '%s'",
+			text);
+	return ret;
+}
+
+/* The new size in bytes; 0 where it would be none, after saying so. */
+static uint64_t new_size(const struct resize *r, uint64_t size)
+{
+	uint64_t total = r->bytes;
+
+	if (r->sign == '-')
+		total = r->bytes < size ? size - r->bytes : 0;
+	else if (r->sign == '+' && add_overflow(size, r->bytes, &total))
+		total = UINT64_MAX;
+	if (!total) {
+		tool_error("New image size must be positive");
+		return 0;
+	}
+	if (total > BLK_MAX_SIZE) {
+		tool_error("New image size %" PRIu64 " is above the largest, %" PRIu64,
+			total, (uint64_t)BLK_MAX_SIZE);
+		return 0;
+	}
+	return round_up(total, BLK_SECTOR);
+}
+
+static int resize(const struct resize *r, struct blk *b)
+{
+	struct err err = ERR_INIT;
+	uint64_t size = blk_size(b), total = new_size(r, size);
+
+	if (!total)
+		return -EINVAL;
+	if (total <= size && r->prealloc != BLK_PREALLOC_OFF) {
+		tool_error("Preallocation can only be used for growing images");
+		return -EINVAL;
+	}
+	if (total < size && !r->shrink) {
+		tool_error("Use the --shrink option to perform a shrink operation.");
+		tool_warning("%s: shrinking gives up the data beyond byte %" PRIu64
+			     " of the disk; make sure that nothing in use is there.",
+			blk_filename(b), total);
+		return -EINVAL;
+	}
+	if (blk_resize(b, total, r->prealloc, &err) < 0) {
+		tool_report(NULL, &err);
+		return -EIO;
+	}
+	return 0;
+}
+
+static int parse(struct resize *r, int c)
+{
+	if (c == OPT_PREALLOC)
+		return parse_prealloc(optarg, &r->prealloc);
+	if (c == OPT_SHRINK) {
+		r->shrink = true;
+		return -1;
+	}
+	return img_common_option(&r->common, c);
+}
+
+/* "-20M" is a size, not options: it is taken out before getopt sees it. Returns it. */
+static char *take_negative_size(int *argc, char **argv)
+{
+	for (int i = 1; i < *argc && strcmp(argv[i], "--"); i++) {
+		char *arg = argv[i];
+
+		if (arg[0] != '-' || !isdigit((unsigned char)arg[1]))
+			continue;
+		memmove(&argv[i], &argv[i + 1], (size_t)(*argc - i) * sizeof(*argv));
+		(*argc)--;
+		return arg;
+	}
+	return NULL;
+}
+
+int img_resize(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"help", no_argument, NULL, 'h'},
+		{"quiet", no_argument, NULL, 'q'},
+		{"format", required_argument, NULL, 'f'},
+		{"image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS},
+		{"shrink", no_argument, NULL, OPT_SHRINK},
+		{"preallocation", required_argument, NULL, OPT_PREALLOC},
+		{"object", required_argument, NULL, IMG_OPT_OBJECT},
+		{NULL, 0, NULL, 0},
+	};
+	struct resize r = {.common = {.command = "resize", .help = help}};
+	const char *size = take_negative_size(&argc, argv);
+	struct tool_image image;
+	struct blk *b;
+	int c, ret;
+
+	while ((c = getopt_long(argc, argv, "hqf:", options, NULL)) >= 0) {
+		ret = parse(&r, c);
+		if (ret >= 0)
+			return ret;
+	}
+	if (argc - optind < (size ? 1 : 2))
+		return img_usage("resize", "Expecting image file name and size");
+	if (argc - optind > (size ? 1 : 2))
+		return img_usage("resize", "Extra argument(s) in command line");
+	if (img_check_image_opts(r.common.image_opts, r.common.format) ||
+		parse_size(&r, size ? size : argv[optind + 1]) < 0)
+		return 1;
+	image = (struct tool_image){argv[optind], r.common.format, r.common.image_opts};
+	b = tool_open(&image, BLK_O_RDWR);
+	if (!b)
+		return 1;
+	ret = resize(&r, b);
+	if (tool_close(b) < 0)
+		ret = -EIO;
+	if (!ret && !r.common.quiet)
+		printf("Image resized.\n");
+	return ret < 0 ? 1 : 0;
+}
