@@ -1,0 +1,93 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# Goal: a convert that fails, or is stopped by a signal, leaves no half-written file under
+# the target's name, says so in a line, and never touches the target for wrong arguments.
+. "$BYRE_SRC/tests/tap.sh"
+. "$BYRE_SRC/tests/img/peer.sh"
+
+disk disk.raw 8
+echo precious >old
+
+# Wrong arguments.
+refused_alike "no names" convert
+refused_alike "one name" convert disk.raw
+refused_alike "no source" convert nothere new
+refused_alike "an unknown target format" convert -O foo disk.raw new
+refused_alike "an unknown source format" convert -f foo disk.raw new
+refused_alike "no such cache" convert -t foo disk.raw new
+refused_alike "no such source cache" convert -T foo disk.raw new
+refused_alike "no tasks" convert -m 0 disk.raw new
+refused_alike "too many tasks" convert -m 17 disk.raw new
+refused_alike "not a number of tasks" convert -m x disk.raw new
+refused_alike "not a rate" convert -r x disk.raw new
+refused_alike "compressed raw" convert -c -f raw disk.raw new
+refused_alike "compressed and preallocated" convert -c -O qcow2 -o preallocation=metadata disk.raw new
+refused_alike "compressed and offloaded" convert -c -C -O qcow2 disk.raw new
+refused_alike "offloaded and sparse" convert -C -S 4k disk.raw new
+refused_alike "offloaded and salvaged" convert -C --salvage disk.raw new
+refused_alike "no target there" convert -n disk.raw new
+refused_alike "options for a target that is there" convert -n -o cluster_size=4k -O qcow2 disk.raw old
+refused_alike "zero without -n" convert --target-is-zero disk.raw new
+refused_alike "target options without -n" convert --target-image-opts disk.raw driver=raw,file.filename=new
+refused_alike "target options and a format" convert -n --target-image-opts -O raw disk.raw driver=raw,file.filename=new
+refused_alike "source options and a format" convert --image-opts -f raw driver=raw,file.filename=disk.raw new
+refused_alike "an unknown option" convert -O qcow2 -o foo=bar disk.raw new
+refused_alike "an empty option list" convert -O qcow2 -o '' disk.raw new
+refused_alike "a backing file under raw" convert -B disk.raw -F raw disk.raw new
+refused_alike "a backing file without its format" convert -O qcow2 -B disk.raw disk.raw new
+refused_alike "a backing file under two sources" convert -O qcow2 -B disk.raw -F raw disk.raw disk.raw new
+refused_alike "no such snapshot" convert -l nosuch -O qcow2 disk.raw new
+refused_alike "an option for broken bitmaps alone" convert --skip-broken-bitmaps disk.raw new
+refused_alike "an unknown letter" convert -s disk.raw new
+refused_alike "a folder that is not there" convert disk.raw no/new
+is "$(ls new 2>&1 | grep -c '^new')" 0 "none of it left a file"
+for arguments in '-c' '-O qcow2 -o foo=bar' '-O qcow2 -o cluster_size=3k' '-t foo' '-B disk.raw -F raw'; do
+	# shellcheck disable=SC2086 # arguments
+	not_ok "over an existing file: $arguments" byre-img convert -f raw $arguments disk.raw old
+	is "$(cat old)" precious "the file is as it was: $arguments"
+done
+cp disk.raw copy.raw
+not_ok "onto itself" byre-img convert -f raw -O raw copy.raw copy.raw
+not_ok "onto itself by another name" byre-img convert -U -f raw -O qcow2 copy.raw ./copy.raw
+same copy.raw disk.raw "onto itself: the file is as it was"
+head -c 64k disk.raw >small.raw
+cp small.raw small2.raw
+not_ok "into a smaller file" byre-img convert -n -f raw -O raw disk.raw small2.raw
+same small2.raw small.raw "into a smaller file: it is as it was"
+
+# No space: a file may not grow beyond this. SIGXFSZ is ignored as nohup would SIGHUP.
+limited () { (trap '' XFSZ; ulimit -f 2048; exec "$@"); }
+for format in raw qcow2; do
+	not_ok "no space for $format" limited byre-img convert -f raw -O $format -S 0 disk.raw new
+	is "$(wc -l <err)" 1 "no space for $format: one line"
+	ok "no space for $format: nothing stays" test ! -e new
+done
+
+# Signals. A slow copy is stopped in the middle.
+for signal in INT TERM HUP; do
+	case $signal in INT) status=130 ;; TERM) status=143 ;; HUP) status=129 ;; esac
+	# A background job of this shell has SIGINT ignored: ask env for the default.
+	(
+		trap - INT
+		env --default-signal=$signal byre-img convert -f raw -S 0 -r 2M -O qcow2 disk.raw new >out 2>err &
+		pid=$!
+		sleep 1
+		kill -$signal $pid
+		wait $pid
+		echo $? >status
+	)
+	is "$(cat status)" $status "$signal: ends as by the signal"
+	is "$(cat err)" "byre-img: interrupted: 'new' has been removed" "$signal: says what became of the target"
+	ok "$signal: the target is gone" test ! -e new
+done
+byre-img create -q -f raw there.raw 8M
+(
+	env --default-signal=TERM byre-img convert -n -f raw -S 0 -r 2M -O raw disk.raw there.raw >out 2>err &
+	pid=$!
+	sleep 1
+	kill -TERM $pid
+	wait $pid
+)
+is "$(cat err)" "byre-img: interrupted: 'there.raw' is incomplete" "a target that was there is called incomplete"
+ok "and stays" test -e there.raw
+done_testing
