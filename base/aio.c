@@ -149,6 +149,8 @@ int aio_poll(int fd, short events, int64_t timeout_ns)
 {
 	struct loop *l = task_self() && timeout_ns ? loop_self() : NULL;
 
+	if (fd < 0) /* poll(2) would wait for nothing */
+		return -EBADF;
 	return l ? l->ops->poll(l, fd, events, timeout_ns)
 		 : sys_poll(fd, events, timeout_ns);
 }
