@@ -8,6 +8,7 @@
 #define BYRE_BLOCK_LUKS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -27,9 +28,10 @@ struct luks_io {
 /* True where buf starts with a LUKS 1 magic and version. */
 bool luks_probe(const uint8_t *buf, size_t bytes);
 
-/* Reads and validates the header; io_limit is the bytes it may lie in. Without a passphrase
- * (NULL) the volume key stays locked: only the facts can be asked. -EACCES for a passphrase
- * that opens no slot. May take a second (PBKDF2); call it on a worker. */
+/* Reads and validates the header; key slots must lie within io_limit bytes. Whether the
+ * payload does is for the caller to say. Without a passphrase (NULL) the volume key stays
+ * locked: only the facts can be asked. -EACCES for a passphrase that opens no slot. Parks
+ * while a worker computes PBKDF2, for seconds where the volume asks for it. */
 int luks_open(struct luks **out, const struct luks_io *io, uint64_t io_limit,
 	const void *passphrase, size_t passphrase_bytes, struct err *err);
 void luks_free(struct luks *l);
@@ -45,11 +47,12 @@ struct luks_params {
 };
 
 /* Takes qemu-img's options (cipher-alg, cipher-mode, ivgen-alg, ivgen-hash-alg, hash-alg,
- * iter-time), with defaults aes-256, xts, plain64, sha256, 2000 ms. */
+ * iter-time), with defaults aes-256, xts, plain64, sha256, 2000 ms. Strings are static. */
 int luks_params_take(struct opts *opts, struct luks_params *out, struct err *err);
 /* Bytes of header and key material for these parameters, up to the payload. */
 uint64_t luks_header_bytes(const struct luks_params *p);
-/* Writes a new header with one active slot and leaves it open in *out. */
+/* Writes a new header with one active slot, after its key material, and leaves it open in
+ * *out. Key material of the other slots is not written. Parks as luks_open. */
 int luks_create(struct luks **out, const struct luks_params *p, const struct luks_io *io,
 	const void *passphrase, size_t passphrase_bytes, struct err *err);
 
