@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * open, close, reopen, and the words for modes that the command line and `open` share.
+ *
+ * reopen closes the image and opens it anew: where that fails the image is opened again
+ * as it was, so that a refused change leaves it in use.
+ */
+#include "tools/io.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "block/format.h"
+#include "tools/common.h"
+
+void io_source_clear(struct io_source *source)
+{
+	free(source->name);
+	opts_free(source->opts);
+	memset(source, 0, sizeof(*source));
+}
+
+int io_set_aio_mode(const char *mode, unsigned flags, struct err *err)
+{
+	if (!strcmp(mode, "threads") || !strcmp(mode, "io_uring"))
+		return 0;
+	if (strcmp(mode, "native"))
+		return err_set(err, EINVAL, "Invalid aio option: %s", mode);
+	if (!(flags & BLK_O_DIRECT))
+		return err_set(err, EINVAL,
+			"aio=native was specified, but it requires cache.direct=on, "
+			"which was not specified.");
+	return 0;
+}
+
+int io_set_discard_mode(const char *mode, unsigned *flags, struct err *err)
+{
+	if (!strcmp(mode, "unmap") || !strcmp(mode, "on"))
+		*flags |= BLK_O_DISCARD;
+	else if (!strcmp(mode, "ignore") || !strcmp(mode, "off"))
+		*flags &= ~(unsigned)BLK_O_DISCARD;
+	else
+		return err_set(err, EINVAL, "Invalid discard option: %s", mode);
+	return 0;
+}
+
+/* ---- opening
+ * ----------------------------------------------------------------------------- */
+
+/* -s: an empty overlay in the temporary folder over an image of this size. It has no name
+ * once it is open. NULL with err set. */
+static char *overlay_create(uint64_t bytes, struct err *err)
+{
+	const char *dir = getenv("TMPDIR");
+	struct opts *opts;
+	char *path;
+	int fd;
+
+	if (asprintf(&path, "%s/byre-io.XXXXXX", dir && *dir ? dir : "/var/tmp") < 0) {
+		err_set(err, ENOMEM, "out of memory");
+		return NULL;
+	}
+	fd = mkstemp(path);
+	if (fd < 0) {
+		err_errno(err, errno, "cannot make a temporary overlay in %s", path);
+		free(path);
+		return NULL;
+	}
+	close(fd);
+	opts = opts_new();
+	opts_setf(opts, "size", "%llu", (unsigned long long)(bytes + 511) / 512 * 512);
+	if (blk_create(path, "qcow2", opts, err)) {
+		err_prefix(err, "temporary overlay %s", path);
+		unlink(path);
+		free(path);
+		path = NULL;
+	}
+	opts_free(opts);
+	return path;
+}
+
+static struct blk *open_snapshot(const struct io_source *s, struct err *err)
+{
+	unsigned base_flags = s->flags & ~(unsigned)BLK_O_RDWR;
+	struct opts *opts;
+	struct blk *b = blk_open(s->name, s->opts, base_flags, err);
+	uint64_t bytes;
+	char *path;
+
+	if (!b)
+		return NULL;
+	bytes = blk_size(b);
+	blk_close(b);
+	path = overlay_create(bytes, err);
+	if (!path)
+		return NULL;
+	opts = opts_new();
+	opts_set(opts, "driver", "qcow2");
+	opts_set(opts, "file.driver", "file");
+	opts_set(opts, "file.filename", path);
+	if (s->opts)
+		opts_merge(opts, s->opts, "backing.");
+	if (s->name && !opts_peek(opts, "backing.driver"))
+		opts_set(opts, "backing", s->name);
+	else if (s->name)
+		opts_set(opts, "backing.file.filename", s->name);
+	b = blk_open(NULL, opts, s->flags | BLK_O_NAMES_TRUSTED, err);
+	opts_free(opts);
+	unlink(path);
+	free(path);
+	return b;
+}
+
+static int check_source(const struct io_source *s, struct err *err)
+{
+	bool writable = s->flags & BLK_O_RDWR;
+
+	if (writable && (s->flags & BLK_O_SHARE))
+		return err_set(err, EINVAL,
+			"force-share=on can only be used with read-only images");
+	if (!writable && s->copy_on_read)
+		return err_set(err, EINVAL, "Can't use copy-on-read on read-only device");
+	return 0;
+}
+
+/* The format was guessed to be raw: what looks like another one's header cannot be
+ * written. */
+static void warn_probed(const struct io_source *s, const struct blk *b)
+{
+	if (!s->name || !(s->flags & BLK_O_RDWR) || strcmp(blk_driver_name(b), "raw"))
+		return;
+	if (s->opts && opts_peek(s->opts, "driver"))
+		return;
+	fprintf(stderr,
+		"WARNING: Image format was not specified for '%s' and probing guessed "
+		"raw.\n"
+		"         Guessing is unsafe for raw images: writes that make the first "
+		"sector look like another format are refused.\n"
+		"         Say 'raw' to lift this.\n",
+		s->name);
+}
+
+/* Opens what source says; source is io's where it returns 0, else still the caller's. */
+int io_open(struct io *io, struct io_source *source, struct err *err)
+{
+	const char *name = source->name;
+	size_t name_len = name ? strlen(name) : 0;
+	struct blk *b = NULL;
+
+	if (!check_source(source, err)) {
+		if (source->snapshot && (source->flags & BLK_O_RDWR))
+			b = open_snapshot(source, err);
+		else
+			b = blk_open(name, source->opts, source->flags, err);
+	}
+	if (!b) {
+		/* The library's message begins with the name; ours does already. */
+		if (name && !strncmp(err->msg, name, name_len) &&
+			!strncmp(err->msg + name_len, ": ", 2))
+			memmove(err->msg, err->msg + name_len + 2,
+				strlen(err->msg + name_len + 2) + 1);
+		return name ? err_prefix(err, "can't open device %s", name)
+			    : err_prefix(err, "can't open");
+	}
+	warn_probed(source, b);
+	io->b = b;
+	io->source = *source;
+	memset(source, 0, sizeof(*source));
+	return 0;
+}
+
+static int close_file(struct io *io, struct err *err)
+{
+	char *name = strdup(blk_filename(io->b));
+	int ret;
+
+	io_aio_drain(io);
+	ret = blk_close(io->b);
+	io->b = NULL;
+	if (ret)
+		err_errno(err, -ret, "closing %s", name ? name : "the image");
+	free(name);
+	return ret;
+}
+
+int io_close(struct io *io, struct err *err)
+{
+	int ret = close_file(io, err);
+
+	io_source_clear(&io->source);
+	return ret;
+}
+
+/* ---- open
+ * -------------------------------------------------------------------------------- */
+
+static int open_option(
+	struct io_source *s, const struct io_command *cmd, int c, struct err *err)
+{
+	switch (c) {
+	case 'r':
+		s->flags &= ~(unsigned)BLK_O_RDWR;
+		return 0;
+	case 's':
+		s->snapshot = true;
+		return 0;
+	case 'C':
+		s->copy_on_read = true;
+		return 0;
+	case 'n':
+		return blk_cache_mode("none", &s->flags);
+	case 'k':
+		return 0;
+	case 'U':
+		s->flags |= BLK_O_SHARE;
+		return 0;
+	case 't':
+		if (blk_cache_mode(optarg, &s->flags))
+			return err_set(err, EINVAL, "Invalid cache option: %s", optarg);
+		return 0;
+	case 'd':
+		return io_set_discard_mode(optarg, &s->flags, err);
+	case 'i':
+		return strcmp(optarg, "native") ? io_set_aio_mode(optarg, 0, err) : 0;
+	case 'o':
+		if (!s->opts)
+			s->opts = opts_new();
+		return opts_parse(s->opts, optarg, NULL, err);
+	default:
+		return io_usage(cmd);
+	}
+}
+
+static int open_run(struct io *io, const struct io_command *cmd, int argc, char **argv)
+{
+	struct io_source source = {.flags = BLK_O_RDWR};
+	struct err err = ERR_INIT;
+	int c, ret = 0;
+
+	while (!ret && (c = getopt(argc, argv, "rsCnki:t:d:o:U")) != -1)
+		ret = open_option(&source, cmd, c, &err);
+	if (ret)
+		goto out;
+	if (io->b) {
+		ret = err_set(&err, EBUSY, "file open already, try 'help close'");
+	} else if (optind == argc - 1) {
+		source.name = strdup(argv[optind]);
+		ret = source.name ? 0 : err_set(&err, ENOMEM, "out of memory");
+	} else if (optind != argc || !source.opts) {
+		ret = io_usage(cmd);
+	}
+	if (!ret)
+		ret = io_open(io, &source, &err);
+out:
+	if (err.code)
+		tool_report(NULL, &err);
+	io_source_clear(&source);
+	return ret;
+}
+
+const struct io_command io_cmd_open = {
+	.name = "open",
+	.short_name = "o",
+	.run = open_run,
+	.args_min = 1,
+	.args_max = -1,
+	.flags = IO_ANYTIME,
+	.args = "[-rsCnkU] [-t cache] [-d discard] [-o options] [path]",
+	.brief = "opens an image",
+	.help = " 'open -n -o driver=raw /tmp/data' opens a raw file past the page "
+		"cache.\n\n"
+		" -r, -- for reading only\n"
+		" -s, -- changes go to a temporary overlay and are lost at close\n"
+		" -C, -- what a backing file gives is copied into the image\n"
+		" -n, -- past the host's cache, as -t none\n"
+		" -U, -- without locks against others\n"
+		" -k, -- accepted for old scripts, as -i native\n"
+		" -i, -- threads, native or io_uring: the engine is chosen by BYRE_LOOP "
+		"here\n"
+		" -t, -- cache mode: none, writeback, writethrough, directsync, unsafe\n"
+		" -d, -- discard mode: ignore, unmap\n"
+		" -o, -- options of the drivers: driver=qcow2,file.filename=...\n",
+};
+
+/* ---- close
+ * ------------------------------------------------------------------------------- */
+
+static int close_run(struct io *io, const struct io_command *cmd, int argc, char **argv)
+{
+	struct err err = ERR_INIT;
+	int ret = io_close(io, &err);
+
+	(void)cmd, (void)argc, (void)argv;
+	if (ret)
+		tool_report(NULL, &err);
+	return ret;
+}
+
+const struct io_command io_cmd_close = {
+	.name = "close",
+	.short_name = "c",
+	.run = close_run,
+	.args = "",
+	.brief = "closes the image",
+};
+
+/* ---- reopen
+ * ------------------------------------------------------------------------------ */
+
+struct reopen_args {
+	bool mode_given;
+	unsigned flags;
+	struct opts *opts; /* what -o added; NULL: nothing */
+};
+
+static int reopen_option(
+	struct reopen_args *a, const struct io_command *cmd, int c, struct err *err)
+{
+	switch (c) {
+	case 'r':
+	case 'w':
+		if (a->mode_given)
+			return err_set(err, EINVAL, "Only one -r/-w option may be given");
+		a->mode_given = true;
+		if (c == 'r')
+			a->flags &= ~(unsigned)BLK_O_RDWR;
+		else
+			a->flags |= BLK_O_RDWR;
+		return 0;
+	case 'c':
+		if (blk_cache_mode(optarg, &a->flags))
+			return err_set(err, EINVAL, "Invalid cache option: %s", optarg);
+		return 0;
+	case 'o':
+		if (!a->opts)
+			a->opts = opts_new();
+		return opts_parse(a->opts, optarg, NULL, err);
+	default:
+		return io_usage(cmd);
+	}
+}
+
+/* Takes read-only= out of the options, which here is a matter of flags. */
+static int take_read_only(struct reopen_args *a, struct err *err)
+{
+	bool read_only;
+	int ret;
+
+	if (!a->opts || !opts_peek(a->opts, "read-only"))
+		return 0;
+	if (a->mode_given)
+		return err_set(err, EINVAL, "Cannot set both -r/-w and 'read-only'");
+	ret = opts_take_bool(a->opts, "read-only", &read_only, err);
+	if (ret)
+		return ret;
+	opts_del(a->opts, "read-only");
+	a->flags &= ~(unsigned)BLK_O_RDWR;
+	a->flags |= read_only ? 0 : BLK_O_RDWR;
+	return 0;
+}
+
+static int reopen(struct io *io, const struct reopen_args *a, struct err *err)
+{
+	struct io_source old = io->source, new = old;
+	struct err back = ERR_INIT;
+	int ret;
+
+	memset(&io->source, 0, sizeof(io->source));
+	new.name = old.name ? strdup(old.name) : NULL;
+	new.opts = old.opts ? opts_dup(old.opts) : opts_new();
+	new.flags = a->flags;
+	if (a->opts)
+		opts_merge(new.opts, a->opts, "");
+	if (old.name && !new.name)
+		ret = err_set(err, ENOMEM, "out of memory");
+	else
+		ret = close_file(io, err);
+	if (!ret)
+		ret = io_open(io, &new, err);
+	if (ret && !io->b && io_open(io, &old, &back))
+		tool_report(NULL, &back);
+	io_source_clear(&new);
+	io_source_clear(&old);
+	return ret;
+}
+
+static int reopen_run(struct io *io, const struct io_command *cmd, int argc, char **argv)
+{
+	struct reopen_args a = {.flags = io->source.flags};
+	struct err err = ERR_INIT;
+	int c, ret = 0;
+
+	while (!ret && (c = getopt(argc, argv, "rwc:o:")) != -1)
+		ret = reopen_option(&a, cmd, c, &err);
+	if (!ret && optind != argc)
+		ret = io_usage(cmd);
+	if (!ret)
+		ret = take_read_only(&a, &err);
+	if (!ret && io->source.snapshot)
+		ret = err_set(&err, ENOTSUP, "an overlay of -s cannot be reopened");
+	if (!ret)
+		ret = reopen(io, &a, &err);
+	if (err.code)
+		tool_report(NULL, &err);
+	opts_free(a.opts);
+	return ret;
+}
+
+const struct io_command io_cmd_reopen = {
+	.name = "reopen",
+	.run = reopen_run,
+	.args_max = -1,
+	.args = "[(-r|-w)] [-c cache] [-o options]",
+	.brief = "opens the image anew with other options",
+	.help = " 'reopen -o lazy-refcounts=on' lets refcounts of a qcow2 image lag "
+		"behind.\n\n"
+		" -r, -- for reading only\n"
+		" -w, -- for writing\n"
+		" -c, -- cache mode, as of open -t\n"
+		" -o, -- options of the drivers, added to those the image was opened "
+		"with\n",
+};
