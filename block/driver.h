@@ -22,7 +22,7 @@ struct json;
  * at the end are rounded up past it, read zeros there and may lose what they write there. */
 struct blk_limits {
 	uint32_t request_align; /* unit of offsets and lengths; 0 = 1 */
-	uint32_t mem_align;	/* of buffers; 0 = 1 */
+	uint32_t mem_align;	/* where segments start, and end but for the last; 0 = 1 */
 	uint32_t max_transfer;	/* bytes a request, multiple of request_align; 0 = BLK_MAX_REQUEST */
 	uint32_t optimal;	/* bytes a request works best at (cluster size); 0 = none */
 	uint32_t discard_align; /* smaller parts at the edges are left out; 0 = request_align */

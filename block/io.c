@@ -108,14 +108,17 @@ static inline int answer(int ret)
 	return ret;
 }
 
+/* Segments start aligned, and so end so but for the last: its end is request_align's. */
 static bool memory_fits(const struct blk *b, const struct iovec *iov, int niov)
 {
 	uintptr_t bits = 0;
 
 	if (b->gate->mem_mask == 0)
 		return true;
-	for (int i = 0; i < niov; i++)
-		bits |= (uintptr_t)iov[i].iov_base | iov[i].iov_len;
+	for (int i = 0; i < niov; i++) {
+		bits |= (uintptr_t)iov[i].iov_base;
+		bits |= i + 1 < niov ? iov[i].iov_len : 0;
+	}
 	return !(bits & b->gate->mem_mask);
 }
 
@@ -169,6 +172,7 @@ struct walk {
 	uint64_t offset; /* of the piece */
 	const struct iovec *iov;
 	int niov;
+	size_t total;     /* of the vector, which may be longer than the request */
 	size_t pos, left; /* in the vector */
 	size_t bytes;     /* of the piece */
 	bool bounce;
@@ -180,7 +184,7 @@ struct walk {
 /* The vector of the piece: the caller's own where it is the whole request. */
 static int walk_slice(struct walk *w)
 {
-	if (w->pos == 0 && w->bytes == w->left) {
+	if (w->bytes == w->total) {
 		w->part = w->iov;
 		w->n_part = w->niov;
 		return 0;
@@ -282,8 +286,12 @@ static int read_pieces(
 {
 	uint64_t end = round_up(blk_size(b), b->limits.request_align);
 	size_t inside = offset >= end ? 0 : MIN(bytes, end - offset);
-	struct walk w = {
-		.b = b, .offset = offset, .iov = iov, .niov = niov, .left = inside};
+	struct walk w = {.b = b,
+		.offset = offset,
+		.iov = iov,
+		.niov = niov,
+		.total = bytes,
+		.left = inside};
 	int ret = 0;
 
 	while (w.left > 0 && !ret) {
@@ -303,8 +311,12 @@ static int read_pieces(
 static int write_pieces(struct blk *b, uint64_t offset, size_t bytes,
 	const struct iovec *iov, int niov, unsigned flags)
 {
-	struct walk w = {
-		.b = b, .offset = offset, .iov = iov, .niov = niov, .left = bytes};
+	struct walk w = {.b = b,
+		.offset = offset,
+		.iov = iov,
+		.niov = niov,
+		.total = bytes,
+		.left = bytes};
 	int ret = 0;
 
 	while (w.left > 0 && !ret) {
