@@ -138,23 +138,23 @@ static int flush_all(struct qcow2 *q)
 	return ret < 0 ? ret : blk_flush(q->file);
 }
 
-/* Step 2: the entries of new refcount blocks, and the header where the table moved. */
+/* Step 2: the entries of new refcount blocks, and the header where a table moved. */
 static int reft_write(struct qcow2 *q, const struct table_capture *cap)
 {
 	int ret;
 
-	if (!cap->n && !q->reft_moved)
+	if (!cap->n && !q->header_stale)
 		return 0;
 	ret = blk_flush(q->file); /* the blocks are stable before an entry says where they are */
 	if (ret == 0)
 		ret = table_capture_write(q, QCOW2_K_REFTABLE, q->reft_offset, q->reft_entries, cap);
-	if (ret < 0 || !q->reft_moved)
+	if (ret < 0 || !q->header_stale)
 		return ret;
-	ret = blk_flush(q->file); /* and the moved table whole before the header does */
+	ret = blk_flush(q->file); /* and a moved table whole before the header does */
 	if (ret == 0)
 		ret = qcow2_header_write(q);
 	if (ret == 0)
-		q->reft_moved = false;
+		q->header_stale = false;
 	return ret;
 }
 
@@ -218,7 +218,7 @@ static int commit_locked(struct qcow2 *q, bool lazy)
 	ret = l1_capture_take(q, &l1);
 	if (ret == 0)
 		ret = qcow2_cache_capture(&q->l2_cache, &l2);
-	if (ret == 0 && !lazy)
+	if (ret == 0 && (!lazy || q->header_stale))
 		ret = refcounts_write(q);
 	if (ret == 0)
 		ret = flush_all(q);
@@ -248,6 +248,12 @@ int qcow2_commit(struct qcow2 *q)
 	ret = commit_locked(q, q->lazy_refcounts);
 	task_unlock(&q->commit_lock);
 	return ret;
+}
+
+int qcow2_commit_held(struct qcow2 *q)
+{
+	assert(task_mutex_held(&q->commit_lock));
+	return commit_locked(q, false);
 }
 
 static bool pressed(struct qcow2 *q)

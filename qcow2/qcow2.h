@@ -185,6 +185,7 @@ struct qcow2 {
 	enum qcow2_crypt crypt_method;
 	_Atomic bool write_prepared; /* qcow2_prepare_write has run */
 	_Atomic bool corrupt;	     /* found so: no further writes */
+	bool loaded;		     /* the tables are in memory */
 
 	/* L1: entries in host order, read without a lock (atomic), changed under l1_lock. */
 	struct task_mutex l1_lock;
@@ -202,7 +203,7 @@ struct qcow2 {
 	uint32_t reft_clusters;	   /* on disk */
 	uint8_t *reft_dirty;	   /* one flag per 64 entries */
 	bool reft_any_dirty;
-	bool reft_moved;	   /* the header does not point at reft_offset yet */
+	_Atomic bool header_stale; /* L1 or the refcount table moved: a commit writes the header */
 	uint8_t *reft_full;	   /* one flag per block: a scan found nothing free */
 	uint64_t alloc_hint;	   /* cluster index: none below it is free */
 	uint64_t compressed_next;  /* bytes: where the next compressed cluster may start; 0: none */
@@ -363,6 +364,10 @@ void qcow2_unalloc(struct qcow2 *q, uint64_t offset, uint64_t bytes);
 int qcow2_free_later(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool discard);
 /* Drops the references of a list now and empties it (commit.c). */
 int qcow2_free_apply(struct qcow2 *q, struct qcow2_free_list *list);
+/* Clusters below `end` that are counted, but no more than `enough` are looked for. */
+int qcow2_count_used(struct qcow2 *q, uint64_t end, uint64_t enough, uint64_t *used);
+/* Cuts the file behind the last counted cluster. Nothing waits to be freed. */
+int qcow2_trim_file(struct qcow2 *q, struct err *err);
 /* Room for the refcount table on disk, if memory has outgrown it (commit.c). */
 int qcow2_reft_grow_on_disk(struct qcow2 *q);
 /* Count i of a block in big-endian form, any width. */
@@ -373,6 +378,8 @@ void qcow2_refcount_store(uint8_t *block, unsigned order, uint64_t i, uint64_t v
 
 /* Everything up to now becomes stable. Not from inside an epoch. */
 int qcow2_commit(struct qcow2 *q);
+/* The same for who holds commit_lock; counts are written even if lazy. */
+int qcow2_commit_held(struct qcow2 *q);
 /* Commits where too much is dirty or waiting to be freed; call before entering an epoch. */
 int qcow2_commit_if_pressed(struct qcow2 *q);
 /* For close and exclusive operations (no request in flight): commits until nothing is dirty
@@ -444,9 +451,9 @@ int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct i
 int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags);
 int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes);
 int qcow2_flush(struct blk *b);
+/* Whole clusters past the disk's end (new or old): their entries go, to unallocated. */
+int qcow2_forget_range(struct qcow2 *q, uint64_t offset, uint64_t bytes);
 int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out);
-int qcow2_copy_range(struct blk *src, uint64_t src_offset, struct blk *dst, uint64_t dst_offset,
-	uint64_t bytes, unsigned flags);
 
 /* A part of a request's vector. Small ones need no memory; release with qcow2_part_free. */
 struct qcow2_part {
@@ -462,6 +469,13 @@ void qcow2_part_free(struct qcow2_part *p);
  * of snapshots lies. */
 int qcow2_read_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 	int niov);
+/* Writes guest data; inside an epoch, after qcow2_prepare_write. */
+int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
+	int niov);
+/* The entry may be written in place or filled: a cluster of its own, counted once. */
+bool qcow2_entry_owned(const struct qcow2 *q, struct qcow2_entry e);
+/* Queues what the entry pointed at for freeing, after the entry was replaced in memory. */
+void qcow2_entry_drop(struct qcow2 *q, struct qcow2_entry e);
 /* The plain bytes of one compressed cluster; `out` has cluster_bytes. */
 int qcow2_read_compressed(struct qcow2 *q, const struct qcow2_run *run, uint8_t *out);
 int qcow2_write_compressed(struct qcow2 *q, uint64_t offset, uint64_t bytes,
@@ -501,7 +515,13 @@ int qcow2_measure(struct opts *opts, struct blk *src, struct blk_measure *out, s
 int qcow2_resize(struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err);
 struct json *qcow2_info(struct blk *b);
 
-/* qcow2.c: what open and exclusive operations that rewrote tables on disk both do: reads
+/* qcow2.c: open over b->file, which is there already; opts NULL: none. On failure and at the
+ * end: qcow2_release. */
+int qcow2_open_over(struct blk *b, struct opts *opts, struct err *err);
+/* Writes everything out and leaves the image clean. */
+int qcow2_settle(struct qcow2 *q);
+void qcow2_release(struct qcow2 *q);
+/* What open and exclusive operations that rewrote tables on disk both do: reads
  * L1 (offset, entries from q) and the refcount table anew, empties caches, rebuilds the
  * overlap map. */
 int qcow2_tables_load(struct qcow2 *q, struct err *err);

@@ -21,16 +21,17 @@ void qcow2_part_free(struct qcow2_part *p)
 		free(p->iov);
 }
 
-/* The backing file may be shorter: zeros behind its end. */
+/* The backing file may be shorter: zeros behind its end. Or longer: zeros behind ours, which
+ * is what copy-on-write puts there and growing must find. */
 static int read_backing(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 	int niov)
 {
 	struct blk *backing = q->b->backing;
-	uint64_t have = 0, size = backing ? blk_size(backing) : 0;
+	uint64_t have = 0, size = backing ? MIN(blk_size(backing), blk_size(q->b)) : 0;
 	struct qcow2_part p;
 	int ret = 0;
 
-	if (offset < size && offset < blk_size(q->b))
+	if (offset < size)
 		have = MIN(bytes, size - offset);
 	if (have) {
 		qcow2_part_init(&p, iov, niov, 0, have);
@@ -176,8 +177,7 @@ static int read_runs(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct qc
 		if (run_waits(q, run)) {
 			ret = run_read_spawn(q, &g, run, offset + pos, iov, niov, pos);
 			running++;
-		} else if (run->type == QCOW2_UNALLOCATED || run->type == QCOW2_ZERO_PLAIN ||
-			run->type == QCOW2_ZERO_ALLOC) {
+		} else {
 			iov_fill(iov, niov, pos, 0, run->bytes);
 		}
 		pos += run->bytes;

@@ -521,6 +521,50 @@ void qcow2_unalloc(struct qcow2 *q, uint64_t offset, uint64_t bytes)
 	task_unlock(&q->alloc_lock);
 }
 
+int qcow2_count_used(struct qcow2 *q, uint64_t end, uint64_t enough, uint64_t *used)
+{
+	int ret = 0;
+
+	*used = 0;
+	task_lock(&q->alloc_lock);
+	for (uint64_t c = 0, zeros; c < end && *used < enough && ret == 0;) {
+		if (!slice_offset(q, c)) {
+			c += slice_counts(q) - c % slice_counts(q);
+			continue;
+		}
+		ret = zeros_at(q, c, end - c, &zeros);
+		c += zeros;
+		if (!zeros) {
+			++*used;
+			c++;
+		}
+	}
+	task_unlock(&q->alloc_lock);
+	return ret;
+}
+
+int qcow2_trim_file(struct qcow2 *q, struct err *err)
+{
+	uint64_t end = qcow2_cluster_of(q, q->fresh_from), v = 0;
+	int ret = 0;
+
+	task_lock(&q->alloc_lock);
+	while (end && ret == 0 && v == 0) {
+		if (!slice_offset(q, end - 1))
+			end = round_down(end - 1, slice_counts(q));
+		else if ((ret = get_locked(q, end - 1, &v)) == 0 && v == 0)
+			end--;
+	}
+	if (ret < 0)
+		err_errno(err, -ret, "Could not read refcounts");
+	else if (blk_size(q->file) > end << q->cluster_bits)
+		ret = blk_resize(q->file, end << q->cluster_bits, BLK_PREALLOC_OFF, err);
+	if (ret == 0)
+		q->fresh_from = end << q->cluster_bits;
+	task_unlock(&q->alloc_lock);
+	return ret;
+}
+
 /* ---- freeing ------------------------------------------------------------------------------- */
 
 int qcow2_free_later(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool discard)
@@ -619,7 +663,7 @@ int qcow2_reft_grow_on_disk(struct qcow2 *q)
 	if (ret == 0) {
 		q->reft_offset = a.offset;
 		q->reft_clusters = (uint32_t)need;
-		q->reft_moved = true;
+		q->header_stale = true;
 		memset(q->reft_dirty, 1, q->reft_entries / 64 + 1);
 		q->reft_any_dirty = true;
 	}

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Growing and shrinking, and preallocation.
+ *
+ * The disk's size and the place and length of L1 lie in the header's first sector, which is
+ * written whole. Growing: a new, longer L1 is stable before the header names it, and what the
+ * new part holds is stable before the header says the size; a crash before leaks tables, or
+ * leaves zeros past the old end. Shrinking: clusters past the new end are wiped and that is
+ * committed before the size falls, so that growing again finds zeros; a crash between leaves
+ * the old size with zeros in the part that was to go.
+ */
+#include "qcow2/qcow2.h"
+
+/* Writes the longer table at a new place and takes it for ours. Nobody else runs. */
+static int l1_move(struct qcow2 *q, uint32_t entries, struct err *err)
+{
+	uint64_t bytes = (uint64_t)entries * 8, *copy = calloc(entries, sizeof(*copy));
+	_Atomic uint64_t *l1 = calloc(entries, sizeof(*l1));
+	uint8_t *dirty = calloc(entries / 64 + 1, 1);
+	struct qcow2_alloc a;
+	int ret;
+
+	if (!l1 || !dirty || !copy) {
+		ret = -ENOMEM;
+		goto out;
+	}
+	ret = qcow2_alloc(q, div_round_up(bytes, q->cluster_bytes), true, &a);
+	if (ret < 0)
+		goto out;
+	for (uint32_t i = 0; i < q->l1_entries; i++)
+		copy[i] = l1[i] = q->l1[i];
+	ret = qcow2_overlap_mark(q, QCOW2_K_L1, a.offset, bytes);
+	if (ret == 0)
+		ret = qcow2_table_write(q, QCOW2_K_L1, a.offset, entries, copy);
+	if (ret < 0) {
+		qcow2_overlap_mark(q, QCOW2_DATA, a.offset, bytes);
+		qcow2_unalloc(q, a.offset, bytes);
+		goto out;
+	}
+	if (q->l1_entries)
+		qcow2_free_later(q, q->l1_offset, (uint64_t)q->l1_entries * 8, false);
+	free((void *)q->l1);
+	free(q->l1_dirty);
+	q->l1 = l1;
+	q->l1_dirty = dirty;
+	q->l1_any_dirty = false;
+	q->l1_entries = entries;
+	q->l1_offset = a.offset;
+	q->header_stale = true;
+	l1 = NULL;
+	dirty = NULL;
+out:
+	free(copy);
+	free(dirty);
+	free((void *)l1);
+	return ret < 0 ? err_errno(err, -ret, "Could not make an L1 table of %" PRIu32 " entries",
+				 entries)
+		       : 0;
+}
+
+/*
+ * A longer L1. The new table holds entries whose L2 tables are not committed yet; those are
+ * whole on disk all the same (zeros, or a copy), so a crash after the header's switch reads
+ * what was stable before. The commit writes the counts, then the header, then frees the old
+ * table. A header larger than the disk needs is fine, so the size can wait.
+ */
+static int l1_grow(struct qcow2 *q, uint32_t entries, struct err *err)
+{
+	int ret;
+
+	qcow2_exclusive_begin(q);
+	task_lock(&q->commit_lock);
+	ret = l1_move(q, entries, err);
+	if (ret == 0 && (ret = qcow2_commit_held(q)) < 0)
+		err_errno(err, -ret, "Could not write the new L1 table");
+	task_unlock(&q->commit_lock);
+	qcow2_exclusive_end(q);
+	return ret;
+}
+
+/* What is inside the new size is stable before the header says the size. */
+static int size_write(struct qcow2 *q)
+{
+	int ret = qcow2_commit(q);
+
+	if (ret == 0)
+		ret = qcow2_header_write(q);
+	return ret < 0 ? ret : blk_flush(q->file);
+}
+
+static int check_size(struct qcow2 *q, uint64_t bytes, struct err *err)
+{
+	uint64_t entries = qcow2_l1_needed(q, bytes);
+
+	if (bytes > BLK_MAX_SIZE || entries * 8 > QCOW2_MAX_L1_BYTES)
+		return err_set(err, EFBIG, "The image size is too large for file format 'qcow2' "
+					   "(try using a larger cluster size)");
+	if (q->n_snaps && q->version < 3)
+		return err_set(err, ENOTSUP, "Can't resize a v2 image which has snapshots");
+	return 0;
+}
+
+/* ---- preallocation ------------------------------------------------------------------------------- */
+
+struct prealloc {
+	struct qcow2 *q;
+	uint64_t host;
+};
+
+static void prealloc_entry(void *arg, uint32_t i, struct qcow2_entry *e)
+{
+	struct prealloc *p = arg;
+	const struct qcow2 *q = p->q;
+
+	e->desc = (p->host + ((uint64_t)i << q->cluster_bits)) | QCOW2_COPIED;
+	/* Zeros do not decrypt to zeros: such clusters are reserved, and say that they are. */
+	if (q->extl2)
+		e->bitmap = q->encrypted ? QCOW2_SUB_ALL << 32 : QCOW2_SUB_ALL;
+	else if (q->encrypted)
+		e->desc |= QCOW2_ZERO;
+}
+
+static int prealloc_some(struct qcow2 *q, uint64_t offset, uint64_t n, uint64_t *got)
+{
+	struct qcow2_alloc a = { .offset = offset, .n = n };
+	struct prealloc p = { .q = q };
+	int ret = qcow2_l2_prepare(q, offset);
+
+	if (ret == 0 && !q->external_data)
+		ret = qcow2_alloc(q, n, false, &a);
+	if (ret < 0)
+		return ret;
+	if (!q->external_data && !a.fresh && !q->encrypted)
+		ret = blk_zero(q->file, a.offset, a.n << q->cluster_bits, 0);
+	p.host = a.offset;
+	if (ret == 0)
+		ret = qcow2_l2_update(q, offset, (uint32_t)a.n, prealloc_entry, &p);
+	if (ret < 0 && !q->external_data)
+		qcow2_unalloc(q, a.offset, a.n << q->cluster_bits);
+	*got = a.n;
+	return ret;
+}
+
+/* Reserves host clusters for the guest range; those that have one keep it. */
+static int prealloc_range(struct qcow2 *q, uint64_t offset, uint64_t end)
+{
+	int ret = 0;
+
+	offset = round_down(offset, q->cluster_bytes);
+	while (offset < end && ret == 0) {
+		uint64_t n = MIN(div_round_up(end - offset, q->cluster_bytes),
+			qcow2_slice_left(q, offset));
+		struct qcow2_run run;
+
+		ret = qcow2_map(q, offset, n << q->cluster_bits, &run);
+		if (ret < 0)
+			break;
+		n = div_round_up(run.bytes, q->cluster_bytes);
+		if (run.type == QCOW2_UNALLOCATED || run.type == QCOW2_ZERO_PLAIN)
+			ret = prealloc_some(q, offset, n, &n);
+		offset += n << q->cluster_bits;
+		if (ret == 0)
+			ret = qcow2_commit_if_pressed(q);
+	}
+	return ret;
+}
+
+/* Bytes of data clusters, tables and counts for a range, generously. */
+static uint64_t prealloc_bytes(const struct qcow2 *q, uint64_t bytes)
+{
+	uint64_t clusters = div_round_up(bytes, q->cluster_bytes);
+	uint64_t tables = div_round_up(clusters, 1ull << q->l2_bits) + 1;
+	uint64_t blocks = div_round_up(clusters + tables, 1ull << q->refblock_bits) + 1;
+
+	return (clusters + tables + blocks) << q->cluster_bits;
+}
+
+static int preallocate(struct qcow2 *q, uint64_t offset, uint64_t end, enum blk_prealloc mode,
+	struct err *err)
+{
+	bool data = mode == BLK_PREALLOC_FALLOC || mode == BLK_PREALLOC_FULL;
+	int ret = 0;
+
+	if (q->encrypted && q->version < 3)
+		return err_set(err, ENOTSUP, "Preallocation of an encrypted image needs version 3");
+	if (data && !q->external_data) /* a full disk is told before anything refers to it */
+		ret = blk_resize(q->file, round_up(blk_size(q->file), q->cluster_bytes) +
+				prealloc_bytes(q, end - offset), mode, err);
+	if (ret == 0 && (ret = prealloc_range(q, offset, end)) < 0)
+		err_errno(err, -ret, "Could not preallocate metadata");
+	return ret;
+}
+
+/* ---- resize --------------------------------------------------------------------------------------- */
+
+/* [offset, end) was not part of the disk: it must read as zeros, whatever a longer backing
+ * file has there, or the VM state of a snapshot that was applied. */
+static int zero_new_part(struct qcow2 *q, uint64_t offset, uint64_t end)
+{
+	uint64_t edge = round_up(offset, q->cluster_bytes), covered;
+	uint64_t backing = q->b->backing ? MIN(end, blk_size(q->b->backing)) : 0;
+	int ret = 0;
+
+	covered = MIN(round_up(end, q->cluster_bytes), q->l1_entries * qcow2_l2_span(q));
+	if (edge < covered)
+		ret = qcow2_forget_range(q, edge, covered - edge);
+	if (ret == 0 && backing > offset)
+		ret = qcow2_zero(q->b, offset,
+			MAX(edge, round_up(backing, q->cluster_bytes)) - offset, 0);
+	return ret;
+}
+
+static int grow(struct qcow2 *q, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
+{
+	uint64_t old = blk_size(q->b), entries = qcow2_l1_needed(q, bytes);
+	int ret = 0;
+
+	if (q->external_data && blk_size(q->data) < bytes)
+		ret = blk_resize(q->data, bytes,
+			prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc, err);
+	if (ret == 0 && entries > q->l1_entries)
+		ret = l1_grow(q, (uint32_t)entries, err);
+	if (ret < 0)
+		return ret;
+	ret = zero_new_part(q, old, bytes);
+	if (ret < 0)
+		return err_errno(err, -ret, "Could not zero the new part of the disk");
+	if (prealloc != BLK_PREALLOC_OFF)
+		ret = preallocate(q, old, bytes, prealloc, err);
+	if (ret < 0)
+		return ret;
+	blk_set_size(q->b, bytes);
+	ret = size_write(q);
+	if (ret < 0) {
+		blk_set_size(q->b, old);
+		err_errno(err, -ret, "Could not write the new size");
+	}
+	return ret;
+}
+
+static int shrink(struct qcow2 *q, uint64_t bytes, struct err *err)
+{
+	uint64_t old = blk_size(q->b), edge = round_up(bytes, q->cluster_bytes);
+	int ret = 0;
+
+	if (edge > bytes) /* the tail of the last cluster that stays */
+		ret = qcow2_zero(q->b, bytes, MIN(edge, old) - bytes, 0);
+	if (ret == 0 && edge < old)
+		ret = qcow2_forget_range(q, edge, old - edge);
+	if (ret < 0)
+		return err_errno(err, -ret, "Could not discard the part that is cut off");
+	blk_set_size(q->b, bytes);
+	ret = size_write(q);
+	if (ret < 0) {
+		blk_set_size(q->b, old);
+		return err_errno(err, -ret, "Could not write the new size");
+	}
+	ret = qcow2_commit_all(q);
+	if (ret < 0)
+		return err_errno(err, -ret, "Could not free the part that is cut off");
+	if (q->external_data)
+		ret = blk_resize(q->data, bytes, BLK_PREALLOC_OFF, err);
+	return ret < 0 ? ret : qcow2_trim_file(q, err);
+}
+
+int qcow2_resize(struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
+{
+	struct qcow2 *q = b->state;
+	uint64_t old = blk_size(b);
+	int ret;
+
+	if (!is_aligned(bytes, BLK_SECTOR))
+		return err_set(err, EINVAL, "The new size must be a multiple of %u", BLK_SECTOR);
+	ret = check_size(q, bytes, err);
+	if (ret < 0)
+		return ret;
+	if (bytes < old && prealloc != BLK_PREALLOC_OFF)
+		return err_set(err, EINVAL, "Preallocation can't be used for shrinking an image");
+	if (q->external_raw && prealloc == BLK_PREALLOC_OFF && bytes > old)
+		prealloc = BLK_PREALLOC_METADATA;
+	ret = qcow2_prepare_write(q);
+	if (ret == 0 && q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		ret = qcow2_bitmaps_mark_in_use(q, true);
+	if (ret < 0)
+		return err_errno(err, -ret, "Could not prepare the image for writing");
+	if (bytes == old)
+		return 0;
+	return bytes > old ? grow(q, bytes, prealloc, err) : shrink(q, bytes, err);
+}
