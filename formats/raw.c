@@ -54,6 +54,7 @@ static int raw_open(struct blk *b, struct opts *opts, struct err *err)
 {
 	const unsigned passed = BLK_CAP_ZERO_INIT | BLK_CAP_ZERO_UNMAP;
 	struct raw *s = b->state;
+	unsigned flags = b->flags;
 	uint64_t size = 0;
 	int ret;
 
@@ -63,7 +64,11 @@ static int raw_open(struct blk *b, struct opts *opts, struct err *err)
 		ret = opts_take_size(opts, "size", &size, err);
 	if (ret)
 		return ret;
-	if (!blk_open_child(b, opts, "file", NULL, b->flags | BLK_O_SHARE_WRITE, err))
+	/* As a disk it has no metadata in the file. In a protocol's place its parent may.
+	 */
+	if (!(flags & BLK_O_PROTOCOL))
+		flags |= BLK_O_SHARE_WRITE;
+	if (!blk_open_child(b, opts, "file", NULL, flags, err))
 		return -err->code;
 	b->caps = BLK_CAP_FUA | (b->file->caps & passed);
 	if ((b->flags & BLK_O_PROTOCOL) && !s->fixed)
