@@ -494,6 +494,8 @@ int qcow2_decrypt(struct qcow2 *q, uint64_t guest, uint64_t host, void *buf, siz
 
 int qcow2_snapshots_read(struct qcow2 *q, struct err *err); /* at open */
 void qcow2_snapshots_forget(struct qcow2 *q);
+/* Writes the table anew at another place, with whole extra data. In exclusive mode. */
+int qcow2_snapshots_rewrite(struct qcow2 *q, struct err *err);
 int qcow2_snapshot_list(struct blk *b, struct blk_snapshot **list, size_t *n, struct err *err);
 int qcow2_snapshot_create(struct blk *b, const struct blk_snapshot *what, struct err *err);
 int qcow2_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err);
