@@ -511,6 +511,7 @@ int qcow2_bitmaps_each_range(struct qcow2 *q,
 	int (*fn)(void *arg, uint64_t offset, uint64_t bytes), void *arg, struct err *err);
 struct json *qcow2_bitmaps_info(struct qcow2 *q);
 
+extern const struct blk_driver blk_qcow2_driver;
 extern const struct blk_create_opt qcow2_create_opts[];
 int qcow2_create(const char *filename, struct blk *file, struct opts *opts, struct err *err);
 int qcow2_measure(struct opts *opts, struct blk *src, struct blk_measure *out, struct err *err);
