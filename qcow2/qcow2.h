@@ -168,6 +168,7 @@ struct qcow2 {
 	bool external_data, external_raw;
 	bool lazy_refcounts; /* by the image or by the opener */
 	bool encrypted;
+	_Atomic bool holes, holes_known; /* read.c: extents ask the file below */
 	bool zero_init; /* never written parts of file read as zeros */
 
 	/* Header, under header_lock when changed after open. */
