@@ -76,7 +76,7 @@ struct blk_driver {
 	int (*discard)(struct blk *b, uint64_t offset, uint64_t bytes);
 	/* NULL: all of it is data. Fills bytes, flags, host_offset, host. */
 	int (*extent)(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out);
-	/* Sets the size itself. */
+	/* Sets the size itself. Devices keep theirs where it is larger. */
 	int (*resize)(struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err);
 	/* Aligned for both and inside src; max_transfer does not count here. dst is of this driver too; -ENOTSUP falls back. */
 	int (*copy_range)(struct blk *src, uint64_t src_offset, struct blk *dst,
