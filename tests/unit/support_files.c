@@ -9,8 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <linux/loop.h>
 
 static char folder[PATH_MAX];
 static pid_t owner;
@@ -129,4 +131,42 @@ void program_stop(pid_t pid)
 {
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
+}
+
+static int configure_loop(int device, const char *path, unsigned sector_bytes)
+{
+	struct loop_config config = {
+		.block_size = sector_bytes, .info.lo_flags = LO_FLAGS_AUTOCLEAR};
+	int fd = open(path, O_RDWR | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -1;
+	config.fd = fd;
+	ret = ioctl(device, LOOP_CONFIGURE, &config);
+	close(fd);
+	return ret;
+}
+
+const char *loop_device(const char *path, unsigned sector_bytes, int *fd)
+{
+	static char name[32];
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+
+	if (control < 0)
+		return NULL;
+	/* Another process may take the free one first. */
+	for (int tries = 0; tries < 8; tries++) {
+		int n = ioctl(control, LOOP_CTL_GET_FREE);
+
+		snprintf(name, sizeof(name), "/dev/loop%d", n);
+		*fd = n < 0 ? -1 : open(name, O_RDWR | O_CLOEXEC);
+		if (*fd >= 0 && configure_loop(*fd, path, sector_bytes) == 0) {
+			close(control);
+			return name;
+		}
+		if (*fd >= 0)
+			close(*fd);
+	}
+	close(control);
+	return NULL;
 }

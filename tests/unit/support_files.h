@@ -24,4 +24,9 @@ int program_run(const char *const argv[]);
 void program_stop(pid_t pid);
 bool program_there(const char *name);
 
+/* A loop device over a file, with this sector size: its path, or NULL where there is none
+ * to be had (not root, no loop driver). It goes away with the last descriptor on it, of
+ * which the caller gets one in *fd. */
+const char *loop_device(const char *path, unsigned sector_bytes, int *fd);
+
 #endif
