@@ -4,18 +4,19 @@
  * independent 16-byte blocks by one call of the library (ECB). A call of OpenSSL costs as
  * much as encrypting some 500 bytes, so a call for each 512-byte sector, with its own IV,
  * halves the speed or worse; and a processor keeps eight blocks in flight only where they
- *do not depend on each other. Hence, for a run of up to RUN_SECTORS sectors:
+ * do not depend on each other. Hence, for a run of up to RUN_SECTORS sectors:
  *
- *	IVs	the sector numbers are laid side by side and go through one call (for XTS,
- *		and once more before it for ESSIV)
- *	XTS	block = E(block ^ T) ^ T, with T doubled in GF(2^128) from block to block:
- *		all tweaks first, then one call for the whole run
+ *	IVs	the sector numbers are laid side by side and go through one call for
+ *		XTS, and through one before it for ESSIV
+ *	XTS	block = E(block ^ T) ^ T, with T doubled in GF(2^128) from block to
+ *		block: all tweaks first, then one call for the whole run
  *	CBC	decryption is D(block) ^ the encrypted block before it: one call.
- *Encryption is a chain along each sector, so the run is walked across: the first blocks
- *		of all sectors in one call, then the second ones, and so on
+ *		Encryption is a chain along each sector, so the run is walked across:
+ *		the first blocks of all sectors in one call, then the second ones, and
+ *		so on
  *
  * Contexts of the library hold state and belong to one caller at a time. They are kept in
- *a list with the cipher and are as many as there were callers at once.
+ * a list with the cipher and are as many as there were callers at once.
  */
 #include "block/cipher.h"
 

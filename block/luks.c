@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * LUKS version 1: how a passphrase becomes the volume key (LUKS On-Disk Format
- *Specification 1.2.3; numbers are big-endian, offsets of key material and payload in
- *512-byte sectors).
+ * Specification 1.2.3; numbers are big-endian, offsets of key material and payload in
+ * 512-byte sectors).
  *
  *	0	header of 592 bytes, with eight slots in it
- *	4096	key material of slot 0: the volume key, split into 4000 stripes that are
- *all needed to get it back, encrypted with a key made of the passphrase
+ *	4096	key material of slot 0: the volume key, split into 4000 stripes that
+ *		are all needed to get it back, encrypted with a key made of the
+ *		passphrase
  *	...	key material of slots 1 to 7, each on the next 4096 bytes
  *	payload	the disk, encrypted with the volume key
  *
  * Opening tries every active slot: PBKDF2 of the passphrase, decrypt the material, merge
- *the stripes, and PBKDF2 of what comes out against the digest in the header.
+ * the stripes, and PBKDF2 of what comes out against the digest in the header.
  *
  * 1. The header is checked whole before any field of it is used: names end, slots lie
  *    between header and payload and apart from each other, lengths and iterations are
- *    bounded. Memory is bounded by LUKS_MAX_KEY * LUKS_STRIPES, time by
- *LUKS_MAX_ITERATIONS.
+ *    bounded. Memory is bounded by LUKS_MAX_KEY * LUKS_STRIPES, the time a slot takes by
+ *    LUKS_MAX_ITERATIONS.
  * 2. Keys and what they are made of are wiped on every path before their memory is freed.
  * 3. A new header is written last, after the key material it names: until then the volume
  *    is not a LUKS volume to anybody.
