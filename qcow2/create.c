@@ -50,13 +50,14 @@ struct params {
 	unsigned version;
 	bool extl2, lazy, raw, luks;
 	int codec, prealloc; /* enum codec, enum blk_prealloc */
-	const char *backing, *backing_format, *data_file, *secret;
+	const char *backing, *backing_format, *data_file;
+	char *secret; /* id; ours */
 	struct luks_params luks_params;
 };
 
 static int take_encryption(struct opts *opts, struct params *p, struct err *err)
 {
-	const char *format = opts_take(opts, "encrypt.format");
+	const char *format = opts_take(opts, "encrypt.format"), *id;
 	bool legacy = false;
 	struct opts *sub;
 	int ret = opts_take_bool(opts, "encryption", &legacy, err);
@@ -72,12 +73,13 @@ static int take_encryption(struct opts *opts, struct params *p, struct err *err)
 	p->luks = format;
 	if (!p->luks)
 		return 0; /* a stray encrypt.* stays untaken and is refused by its name */
-	p->secret = opts_take(opts, "encrypt.key-secret");
-	if (!p->secret)
+	id = opts_take(opts, "encrypt.key-secret");
+	if (!id)
 		return err_set(err, EINVAL,
 			"Parameter 'encrypt.key-secret' is required for cipher");
+	p->secret = strdup(id); /* the option goes with the others of its prefix */
 	sub = opts_take_prefix(opts, "encrypt.");
-	if (!sub)
+	if (!p->secret || !sub)
 		return err_set(err, ENOMEM, "no memory for the options");
 	ret = luks_params_take(sub, &p->luks_params, err);
 	if (ret == 0)
@@ -381,5 +383,6 @@ int qcow2_create(const char *filename, struct blk *file, struct opts *opts, stru
 		ret = make_data_file(filename, &p, err);
 	if (ret == 0)
 		ret = grow_to_size(filename, file, &p, err);
+	free(p.secret);
 	return ret;
 }
