@@ -223,6 +223,50 @@ static void more_requests_than_the_queue_holds_all_complete(void **state)
 	run_in_loop(flock_, NULL);
 }
 
+/* Large enough that engines treat them apart. */
+#define LARGE_BYTES (1u << 20)
+
+static int write_and_check_large(void *arg)
+{
+	const struct sheep *s = arg;
+	uint8_t *out = malloc(LARGE_BYTES), *in = calloc(1, LARGE_BYTES);
+	struct iovec iov[2] = {{out, 4096}, {out + 4096, LARGE_BYTES - 4096}};
+	uint64_t offset = (uint64_t)s->index * LARGE_BYTES;
+
+	fill(out, LARGE_BYTES, s->index);
+	assert_int_equal(aio_pwritev(s->fd, iov, 2, offset, 0), LARGE_BYTES);
+	iov[0].iov_base = in;
+	iov[1].iov_base = in + 4096;
+	assert_int_equal(aio_preadv(s->fd, iov, 2, offset), LARGE_BYTES);
+	assert_memory_equal(in, out, LARGE_BYTES);
+	free(out);
+	free(in);
+	return 0;
+}
+
+static int large_side_by_side(void *arg)
+{
+	struct sheep sheep[8];
+	struct task_group g;
+	int fd = temp_file();
+
+	(void)arg;
+	task_group_init(&g);
+	for (unsigned i = 0; i < 8; i++) {
+		sheep[i] = (struct sheep){fd, i};
+		task_group_spawn(&g, NULL, write_and_check_large, &sheep[i]);
+	}
+	assert_int_equal(task_group_wait(&g), 0);
+	close(fd);
+	return 0;
+}
+
+static void large_requests_go_side_by_side(void **state)
+{
+	(void)state;
+	in_and_out_of_a_loop(large_side_by_side);
+}
+
 /* --- poll --- */
 
 static int poll_timeouts(void *arg)
@@ -570,6 +614,7 @@ int main(void)
 		cmocka_unit_test(errors_are_those_of_the_system_call),
 		cmocka_unit_test(fallocate_and_fdatasync_work),
 		cmocka_unit_test(more_requests_than_the_queue_holds_all_complete),
+		cmocka_unit_test(large_requests_go_side_by_side),
 		cmocka_unit_test(poll_answers_or_times_out),
 		cmocka_unit_test(regular_files_are_always_ready),
 		cmocka_unit_test(answered_poll_does_not_wait_for_its_timeout),
