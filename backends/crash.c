@@ -68,8 +68,7 @@ static struct crash *crash_of(const struct blk *b)
 	return b->state;
 }
 
-/* ---- the log
- * --------------------------------------------------------------------------- */
+/* ---- the log ---------------------------------------------------------------------- */
 
 static struct crash_log *log_new(void)
 {
@@ -147,8 +146,7 @@ static void log_end(struct crash_log *log, size_t i, int result)
 	log->ops[i].result = result;
 }
 
-/* ---- the log file
- * ---------------------------------------------------------------------- */
+/* ---- the log file ----------------------------------------------------------------- */
 
 static int file_begin(FILE *f, size_t i, const struct crash_op *op)
 {
@@ -282,8 +280,7 @@ int crash_log_load(struct crash_log **out, const char *path, struct err *err)
 	return 0;
 }
 
-/* ---- recording
- * ------------------------------------------------------------------------- */
+/* ---- recording -------------------------------------------------------------------- */
 
 /* 0 with the operation's number, or -errno and then it must not go on. */
 static int begin(
@@ -386,8 +383,7 @@ static int crash_resize(
 	return end(b, i, ret) == ret ? ret : err_set(err, EIO, "crash: could not record");
 }
 
-/* ---- the node
- * -------------------------------------------------------------------------- */
+/* ---- the node --------------------------------------------------------------------- */
 
 static int crash_open(struct blk *b, struct opts *opts, struct err *err)
 {

@@ -69,8 +69,7 @@ static struct file *file_of(const struct blk *b)
 	return b->state;
 }
 
-/* ---- open and close
- * -------------------------------------------------------------------- */
+/* ---- open and close --------------------------------------------------------------- */
 
 /* Discards below the file system's block only write zeros into it. Network file systems
  * tell their transfer size instead. */
@@ -123,8 +122,7 @@ static int file_close(struct blk *b)
 	return 0;
 }
 
-/* ---- size
- * ------------------------------------------------------------------------------ */
+/* ---- size ------------------------------------------------------------------------- */
 
 static void raise_size(struct blk *b, uint64_t bytes)
 {
@@ -162,8 +160,7 @@ static void note_change(struct file *f)
 		atomic_fetch_add(&f->changes, 1);
 }
 
-/* ---- data
- * ------------------------------------------------------------------------------ */
+/* ---- data ------------------------------------------------------------------------- */
 
 static int file_preadv(
 	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
@@ -275,8 +272,7 @@ static int file_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	return ret;
 }
 
-/* ---- extents
- * --------------------------------------------------------------------------- */
+/* ---- extents ---------------------------------------------------------------------- */
 
 struct lookup {
 	struct file *f;
@@ -468,8 +464,7 @@ static int64_t file_allocated(struct blk *b)
 	return (int64_t)st.st_blocks * 512;
 }
 
-/* ---- copying inside the kernel
- * --------------------------------------------------------- */
+/* ---- copying inside the kernel ---------------------------------------------------- */
 
 struct copy_call {
 	int src_fd, dst_fd;
@@ -553,8 +548,7 @@ static int file_copy_range(struct blk *src, uint64_t src_offset, struct blk *dst
 	return ret;
 }
 
-/* ---- resize
- * ---------------------------------------------------------------------------- */
+/* ---- resize ----------------------------------------------------------------------- */
 
 /* Writes zeros over [start, end), whole units of align. */
 static int write_zeros(int fd, uint64_t start, uint64_t end)
@@ -640,8 +634,7 @@ static int file_resize(
 	return ret;
 }
 
-/* ---- create
- * ---------------------------------------------------------------------------- */
+/* ---- create ----------------------------------------------------------------------- */
 
 struct create {
 	uint64_t bytes, extent_hint;
