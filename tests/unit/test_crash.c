@@ -248,8 +248,7 @@ static void changes_of_size_keep_their_order(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
-/* ---- requests in flight
- * ---------------------------------------------------------------- */
+/* ---- requests in flight ----------------------------------------------------------- */
 
 static void put(FILE *f, uint64_t n, int bytes)
 {
@@ -329,8 +328,7 @@ static void flush_covers_only_what_ended_before_it_began(void)
 	crash_log_put(log);
 }
 
-/* ---- log files
- * ------------------------------------------------------------------------- */
+/* ---- log files -------------------------------------------------------------------- */
 
 static void log_file_tells_the_same_story(void)
 {
@@ -410,8 +408,25 @@ static void damaged_log_is_refused_or_ends_early(void)
 	assert_int_equal(crash_log_load(&log, scratch_path("absent"), &err), -ENOENT);
 }
 
-/* ---- several loops
- * --------------------------------------------------------------------- */
+static void recording_that_cannot_go_on_stops_the_disk(void)
+{
+	struct blk *b;
+	struct err err;
+	char buf[512] = {1};
+
+	assert_true(
+		node_refused("driver=crash,file.driver=mem,log=/dev/full", 0, &err) < 0);
+	assert_int_equal(
+		node_refused("driver=crash,file.driver=mem,log=/absent/x", 0, &err),
+		-ENOENT);
+	b = node_open("driver=trace,file.driver=crash,file.file.driver=mem", BLK_O_RDWR);
+	assert_ptr_equal(crash_find(b), blk_file(b));
+	assert_null(crash_find(blk_file(blk_file(b))));
+	assert_int_equal(blk_pwrite(b, 0, buf, sizeof(buf), 0), 0);
+	assert_int_equal(blk_close(b), 0);
+}
+
+/* ---- several loops ---------------------------------------------------------------- */
 
 static int write_and_flush(void *arg, unsigned i)
 {
@@ -456,6 +471,7 @@ int main(void)
 		LOOP_TEST(flush_covers_only_what_ended_before_it_began),
 		LOOP_TEST(log_file_tells_the_same_story),
 		LOOP_TEST(damaged_log_is_refused_or_ends_early),
+		LOOP_TEST(recording_that_cannot_go_on_stops_the_disk),
 		cmocka_unit_test(recording_of_several_loops_is_whole),
 	};
 

@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
@@ -14,6 +15,7 @@
 #include "block/format.h"
 #include "tests/unit/support_blk.h"
 #include "tests/unit/support_engine.h"
+#include "tests/unit/support_files.h"
 
 #define ON_MEM "driver=fault,file.driver=mem,file.size=1M"
 
@@ -87,7 +89,7 @@ static void sticky_fault_stays_until_disarmed(void)
 
 static void failed_write_may_have_happened_in_part(void)
 {
-	struct blk *b = node_open(ON_MEM, BLK_O_RDWR);
+	struct blk *b = node_open(ON_MEM, BLK_O_RDWR | BLK_O_DISCARD);
 	struct fault_plan plan = {.ops = FAULT_WRITE, .at = 1, .error = EIO};
 
 	plan.effect = FAULT_HALF;
@@ -99,6 +101,17 @@ static void failed_write_may_have_happened_in_part(void)
 	fault_arm(b, &plan);
 	assert_int_equal(write_one(b, 8192), -EIO);
 	node_expect(b, 8192, 1024, 0xab);
+	plan.ops = FAULT_CHANGES;
+	plan.sticky = true;
+	fault_arm(b, &plan);
+	assert_int_equal(blk_zero(b, 8192, 512, 0), -EIO);
+	node_expect(b, 8192, 512, 0);
+	assert_int_equal(blk_discard(b, 8192 + 512, 512), -EIO);
+	node_expect(b, 8192 + 512, 512, 0);
+	assert_int_equal(blk_resize(b, 8192, BLK_PREALLOC_OFF, NULL), -EIO);
+	assert_int_equal(blk_size(blk_file(b)), 8192);
+	assert_int_equal(blk_flush(b), -EIO);
+	fault_disarm(b);
 	assert_int_equal(blk_close(b), 0);
 }
 
@@ -122,6 +135,33 @@ static void full_disk_takes_what_does_not_make_it_longer(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
+static void copy_counts_as_a_read_and_a_write(void)
+{
+	char options[600];
+	struct blk *src, *dst;
+	struct fault_plan plan = {.ops = FAULT_WRITE, .at = 1, .error = ENOSPC};
+	int ret;
+
+	snprintf(options, sizeof(options),
+		"driver=fault,file.driver=file,file.filename=%s",
+		scratch_file("copy-src.img", MiB));
+	src = node_open(options, BLK_O_RDWR);
+	snprintf(options, sizeof(options),
+		"driver=fault,file.driver=file,file.filename=%s",
+		scratch_file("copy-dst.img", 0));
+	dst = node_open(options, BLK_O_RDWR);
+	node_fill(src, 0, MiB, 4);
+	ret = blk_copy_range(src, 0, dst, 0, MiB, 0);
+	assert_true(ret == 0 || ret == -ENOTSUP);
+	assert_int_equal(fault_count(src, FAULT_READ), 1);
+	assert_int_equal(fault_count(dst, FAULT_WRITE), 1);
+	assert_int_equal(blk_size(dst), ret == 0 ? MiB : 0);
+	fault_arm(dst, &plan);
+	assert_int_equal(blk_copy_range(src, 0, dst, MiB, MiB, 0), -ENOSPC);
+	assert_int_equal(blk_close(src), 0);
+	assert_int_equal(blk_close(dst), 0);
+}
+
 static void wrong_options_are_refused(void)
 {
 	struct err err;
@@ -141,6 +181,7 @@ int main(void)
 		LOOP_TEST(sticky_fault_stays_until_disarmed),
 		LOOP_TEST(failed_write_may_have_happened_in_part),
 		LOOP_TEST(full_disk_takes_what_does_not_make_it_longer),
+		LOOP_TEST(copy_counts_as_a_read_and_a_write),
 		LOOP_TEST(wrong_options_are_refused),
 	};
 

@@ -79,8 +79,7 @@ static void expect_extent(struct blk *b, uint64_t offset, uint64_t bytes, unsign
 	assert_int_equal(e.host_offset, offset);
 }
 
-/* ---- data
- * ------------------------------------------------------------------------------ */
+/* ---- data ------------------------------------------------------------------------- */
 
 static void what_is_written_is_read_back(void)
 {
@@ -204,8 +203,7 @@ static void write_cut_short_is_an_error_in_the_end(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
-/* ---- holes
- * ----------------------------------------------------------------------------- */
+/* ---- holes ------------------------------------------------------------------------ */
 
 static void extents_tell_holes_from_data(void)
 {
@@ -299,8 +297,7 @@ static void zeroing_past_the_end_makes_the_file_longer(void)
 	}
 }
 
-/* ---- size
- * ------------------------------------------------------------------------------ */
+/* ---- size ------------------------------------------------------------------------- */
 
 static void resize_preallocates_as_told(void)
 {
@@ -338,8 +335,7 @@ static void resize_refuses_what_makes_no_sense(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
-/* ---- direct I/O
- * ------------------------------------------------------------------------ */
+/* ---- direct I/O ------------------------------------------------------------------- */
 
 static void direct_io_tells_its_alignment_and_works(void)
 {
@@ -376,8 +372,7 @@ static void file_system_without_direct_io_says_so(void)
 		"Could not open '/proc/version': filesystem does not support O_DIRECT");
 }
 
-/* ---- refusals
- * -------------------------------------------------------------------------- */
+/* ---- refusals --------------------------------------------------------------------- */
 
 static void only_files_and_block_devices_are_opened(void)
 {
@@ -483,8 +478,7 @@ static void writers_of_a_raw_disk_may_be_two(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
-/* ---- copying
- * --------------------------------------------------------------------------- */
+/* ---- copying ---------------------------------------------------------------------- */
 
 static void copy_inside_the_kernel_is_whole_or_refused(void)
 {
@@ -509,8 +503,7 @@ static void copy_inside_the_kernel_is_whole_or_refused(void)
 	assert_int_equal(blk_close(dst), 0);
 }
 
-/* ---- create
- * ---------------------------------------------------------------------------- */
+/* ---- create ----------------------------------------------------------------------- */
 
 static int create(const char *path, const char *options, struct err *err)
 {
@@ -564,8 +557,114 @@ static void failed_create_leaves_things_as_they_were(void)
 	unlink(path);
 }
 
-/* ---- block devices
- * --------------------------------------------------------------------- */
+/* ---- other file systems ----------------------------------------------------------- */
+
+/* A mounted file system of that type, NULL where this process may not mount one. */
+static const char *mounted(const char *type, const char *options)
+{
+	const char *folder = scratch_path(type);
+
+	mkdir(folder, 0700);
+	return mount(type, folder, type, 0, options) == 0 ? folder : NULL;
+}
+
+static const char *file_in(const char *folder, uint64_t bytes)
+{
+	static char path[600];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/disk.img", folder);
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, bytes), 0);
+	close(fd);
+	return path;
+}
+
+/* Zeroes twice each way: what the file system refuses is learned the first time. */
+static void zero_all_ways(const char *path)
+{
+	struct blk *b = open_file(path, BLK_O_RDWR | BLK_O_DISCARD);
+	struct blk_extent e;
+
+	node_fill(b, 0, 4 * MiB, 6);
+	for (unsigned i = 0; i < 4; i++) {
+		assert_int_equal(
+			blk_zero(b, i * MiB, 8192, i & 1 ? BLK_MAY_UNMAP : 0), 0);
+		assert_int_equal(blk_discard(b, i * MiB + 16384, 4096), 0);
+		node_expect(b, i * MiB, 8192, 0);
+		node_expect(b, i * MiB + 8192, 8192, 6);
+		node_expect(b, i * MiB + 20480, 8192, 6);
+	}
+	assert_int_equal(blk_extent(b, 3 * MiB + 20480, 4096, &e), 0);
+	assert_true(e.flags & BLK_EXT_DATA);
+	assert_int_equal(blk_resize(b, 6 * MiB, BLK_PREALLOC_FALLOC, NULL), 0);
+	node_expect(b, 4 * MiB, 2 * MiB, 0);
+	assert_int_equal(blk_flush(b), 0);
+	assert_int_equal(blk_close(b), 0);
+}
+
+/* tmpfs punches holes and zeroes no ranges. */
+static void zeroing_works_without_zero_range(void **state)
+{
+	const char *folder = mounted("tmpfs", "size=16m"), *path;
+
+	(void)state;
+	if (!folder)
+		skip();
+	path = file_in(folder, 0);
+	zero_all_ways(path);
+	assert_true(allocated_bytes(path) >= 4 * MiB);
+	umount2(folder, MNT_DETACH);
+}
+
+/* ramfs has no fallocate at all, and takes no direct I/O. */
+static void zeroing_works_without_fallocate(void **state)
+{
+	const char *folder = mounted("ramfs", ""), *path;
+	struct err err;
+
+	(void)state;
+	if (!folder)
+		skip();
+	path = file_in(folder, 0);
+	zero_all_ways(path);
+	assert_int_equal(refused_file(path, "", BLK_O_DIRECT, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "does not support O_DIRECT"));
+	umount2(folder, MNT_DETACH);
+}
+
+static void full_file_system_is_an_error_and_no_more(void **state)
+{
+	const char *folder = mounted("tmpfs", "size=2m"), *path;
+	struct err err = ERR_INIT;
+	struct blk *b;
+	uint8_t *buf;
+
+	(void)state;
+	if (!folder)
+		skip();
+	path = file_in(folder, 0);
+	b = open_file(path, BLK_O_RDWR);
+	buf = buf_alloc(4 * MiB);
+	memset(buf, 1, 4 * MiB);
+	node_fill(b, 0, MiB, 2);
+	assert_int_equal(blk_pwrite(b, MiB, buf, 4 * MiB, 0), -ENOSPC);
+	node_expect(b, 0, MiB, 2);
+	assert_int_equal(blk_size(b), file_bytes(path));
+	assert_int_equal(blk_resize(b, MiB, BLK_PREALLOC_OFF, &err), 0);
+	assert_int_equal(blk_resize(b, 8 * MiB, BLK_PREALLOC_FULL, &err), -ENOSPC);
+	assert_int_equal(blk_size(b), MiB);
+	assert_int_equal(file_bytes(path), MiB);
+	assert_int_equal(blk_flush(b), 0);
+	buf_free(buf);
+	assert_int_equal(blk_close(b), 0);
+	/* A file longer than any disk may be. */
+	assert_int_equal(refused_file(file_in(folder, INT64_MAX), "", 0, &err), -EFBIG);
+	umount2(folder, MNT_DETACH);
+}
+
+/* ---- block devices ---------------------------------------------------------------- */
 
 static void block_device_works_in_its_sectors(void **state)
 {
@@ -596,11 +695,14 @@ static void block_device_works_in_its_sectors(void **state)
 		assert_int_equal(
 			blk_resize(b, 32 * MiB, BLK_PREALLOC_OFF, &err), -ENOSPC);
 		assert_string_equal(err.msg, "Cannot grow device files");
+		assert_int_equal(blk_resize(b, MiB, BLK_PREALLOC_FULL, &err), -ENOTSUP);
 		/* A smaller image leaves the rest of the device unused. */
 		assert_int_equal(blk_resize(b, MiB, BLK_PREALLOC_OFF, &err), 0);
 		assert_int_equal(blk_size(b), 16 * MiB);
 		assert_int_equal(blk_flush(b), 0);
 		assert_int_equal(blk_close(b), 0);
+		assert_int_equal(
+			create(dev, "size=1M,preallocation=full", &err), -ENOTSUP);
 		/* Creating on it takes no space and leaves no old magic. */
 		assert_int_equal(create(dev, "size=64M", &err), -ENOSPC);
 		assert_int_equal(create(dev, "size=1M", &err), 0);
@@ -629,21 +731,14 @@ static void host_device_driver_wants_a_device(void)
  */
 static void lost_write_fails_every_later_flush(void **state)
 {
-	const char *folder = scratch_path("small"), *dev = NULL;
-	char back[600];
+	const char *folder = mounted("tmpfs", "size=1m"), *dev;
 	struct blk *b;
 	int fd, first;
 
 	(void)state;
-	mkdir(folder, 0700);
-	if (mount("tmpfs", folder, "tmpfs", 0, "size=1m") != 0)
+	if (!folder)
 		skip();
-	snprintf(back, sizeof(back), "%s/disk.img", folder);
-	fd = open(back, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd >= 0 && ftruncate(fd, 16 * MiB) == 0) {
-		close(fd);
-		dev = loop_device(back, 512, &fd);
-	}
+	dev = loop_device(file_in(folder, 16 * MiB), 512, &fd);
 	if (!dev) {
 		umount2(folder, MNT_DETACH);
 		skip();
@@ -666,6 +761,9 @@ static int plain_group(void)
 		cmocka_unit_test(file_that_may_not_be_written_says_so),
 		cmocka_unit_test(block_device_works_in_its_sectors),
 		cmocka_unit_test(lost_write_fails_every_later_flush),
+		cmocka_unit_test(zeroing_works_without_zero_range),
+		cmocka_unit_test(zeroing_works_without_fallocate),
+		cmocka_unit_test(full_file_system_is_an_error_and_no_more),
 	};
 
 	return cmocka_run_group_tests_name("file outside any loop", tests, NULL, NULL);

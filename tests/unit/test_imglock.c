@@ -158,6 +158,37 @@ static void refusal_names_the_process_that_holds_the_image(void **state)
 	close(ready[1]);
 }
 
+static void refusal_names_the_holder_of_a_process_lock(void **state)
+{
+	struct flock fl = {
+		.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 201, .l_len = 1};
+	const char *path = scratch_file("process.img", 4096);
+	int ready[2], fd;
+	char text[64];
+	struct user u;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(pipe(ready), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		fd = open(path, O_RDWR);
+		if (fcntl(fd, F_SETLK, &fl) == 0 && write(ready[1], "x", 1) == 1)
+			pause();
+		_exit(1);
+	}
+	assert_int_equal(read(ready[0], text, 1), 1);
+	user_open(&u, path);
+	assert_int_equal(user_set(&u, WRITER, NO_WRITERS), -EAGAIN);
+	snprintf(text, sizeof(text), "(test_imglock, pid %d)", (int)pid);
+	assert_non_null(strstr(u.err.hint, text));
+	program_stop(pid);
+	close(u.fd);
+	close(ready[0]);
+	close(ready[1]);
+}
+
 static void whole_file_lock_of_a_stranger_is_an_error(void **state)
 {
 	const char *path = scratch_file("strange.img", 4096);
@@ -174,8 +205,7 @@ static void whole_file_lock_of_a_stranger_is_an_error(void **state)
 	close(b.fd);
 }
 
-/* ---- beside the peer
- * ------------------------------------------------------------------- */
+/* ---- beside the peer -------------------------------------------------------------- */
 
 /* Waits until the program of `pid` keeps writers out of path. */
 static bool wait_until_held(const char *path)
@@ -256,6 +286,7 @@ int main(void)
 		cmocka_unit_test(refused_user_keeps_what_it_had),
 		cmocka_unit_test(giving_up_permissions_lets_others_in),
 		cmocka_unit_test(refusal_names_the_process_that_holds_the_image),
+		cmocka_unit_test(refusal_names_the_holder_of_a_process_lock),
 		cmocka_unit_test(whole_file_lock_of_a_stranger_is_an_error),
 		cmocka_unit_test(image_the_peer_holds_is_refused_here),
 		cmocka_unit_test(image_held_here_is_refused_by_the_peer),

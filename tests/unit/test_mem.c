@@ -36,6 +36,30 @@ static void named_segment_keeps_its_bytes(void)
 	mem_drop("kept");
 }
 
+static void name_with_a_scheme_creates_and_opens_a_segment(void)
+{
+	const struct blk_driver *mem = blk_driver_find("mem");
+	struct opts *opts = opts_new();
+	struct err err = ERR_INIT;
+	struct blk *b = blk_open("mem:made", NULL, BLK_O_RDWR | BLK_O_PROTOCOL, &err);
+
+	assert_non_null(b);
+	node_fill(b, 0, 512, 1);
+	assert_int_equal(blk_close(b), 0);
+	opts_set(opts, "size", "2M");
+	assert_int_equal(mem->format->create("mem:made", NULL, opts, &err), 0);
+	b = blk_open("mem:made", NULL, BLK_O_RDWR | BLK_O_PROTOCOL, &err);
+	assert_non_null(b);
+	assert_int_equal(blk_size(b), 2 * MiB);
+	node_expect(b, 0, 512, 0);
+	assert_int_equal(blk_resize(b, MiB, BLK_PREALLOC_FULL, &err), -ENOTSUP);
+	assert_int_equal(blk_close(b), 0);
+	opts_set(opts, "size", "8E");
+	assert_true(mem->format->create("mem:made", NULL, opts, &err) < 0);
+	opts_free(opts);
+	mem_drop("made");
+}
+
 static void copy_of_a_segment_is_independent(void)
 {
 	struct blk *b = node_open("driver=mem,name=orig,size=10M", BLK_O_RDWR), *c;
@@ -198,6 +222,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		LOOP_TEST(named_segment_keeps_its_bytes),
+		LOOP_TEST(name_with_a_scheme_creates_and_opens_a_segment),
 		LOOP_TEST(copy_of_a_segment_is_independent),
 		LOOP_TEST(huge_disk_costs_what_is_written),
 		LOOP_TEST(ranges_at_any_edges_match_a_flat_array),
