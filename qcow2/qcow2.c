@@ -158,8 +158,9 @@ static int open_data_file(struct qcow2 *q, struct opts *opts, struct err *err)
 	if (!q->external_data || (b->flags & BLK_O_NO_IO))
 		return 0;
 	if (q->data_file_name)
-		ret = blk_resolve_name(b->filename, q->data_file_name,
-			b->flags & BLK_O_NAMES_TRUSTED, &path, err);
+		/* The node gets its name after this where only options say what it is. */
+		ret = blk_resolve_name(b->filename ? b->filename : q->file->filename,
+			q->data_file_name, b->flags & BLK_O_NAMES_TRUSTED, &path, err);
 	else if (!opts || !opts_has_prefix(opts, "data-file"))
 		ret = err_set(err, EINVAL, "'data-file' is required for this image");
 	if (ret == 0) {
