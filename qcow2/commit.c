@@ -125,7 +125,8 @@ static void free_list_move(struct qcow2_free_list *to, struct qcow2_free_list *f
 		to->v = v;
 		to->cap = to->n + from->n;
 	}
-	memcpy(to->v + to->n, from->v, from->n * sizeof(*from->v));
+	if (from->n)
+		memcpy(to->v + to->n, from->v, from->n * sizeof(*from->v));
 	to->n += from->n;
 	from->n = 0;
 }

@@ -392,7 +392,8 @@ static void build(struct builder *w, const void *data, size_t bytes)
 		w->full = true;
 		return;
 	}
-	memcpy(w->buf + w->at, data, bytes);
+	if (bytes)
+		memcpy(w->buf + w->at, data, bytes);
 	w->at += bytes;
 }
 
