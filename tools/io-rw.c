@@ -287,8 +287,8 @@ static bool write_length(struct write_args *a, const char *text)
 	if (!io_parse_size(text, &a->bytes))
 		return false;
 	if (a->bytes > IO_MAX_BYTES && !(a->flags & BLK_NO_FALLBACK)) {
-		printf("length cannot exceed %" PRIu64 "%s, given %s\n",
-			(uint64_t)IO_MAX_BYTES, a->zero ? " without -n" : "", text);
+		printf("length cannot exceed %" PRIu64 " without -n, given %s\n",
+			(uint64_t)IO_MAX_BYTES, text);
 		return false;
 	}
 	return true;

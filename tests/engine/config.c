@@ -238,6 +238,18 @@ static int backing_create(
 	return ret;
 }
 
+/* The backing file as the image names it: a RAM disk is beside nothing. */
+static void backing_name(const struct config *c, struct opts *o)
+{
+	char *cwd = c->segment ? getcwd(NULL, 0) : NULL;
+
+	if (cwd)
+		opts_setf(o, "backing_file", "%s/%s", cwd, CONFIG_BACKING);
+	else
+		opts_set(o, "backing_file", CONFIG_BACKING);
+	free(cwd);
+}
+
 static void create_opts(const struct config *c, struct opts *o)
 {
 	opts_setf(o, "size", "%" PRIu64, c->disk_bytes);
@@ -259,7 +271,7 @@ static void create_opts(const struct config *c, struct opts *o)
 		opts_set(o, "encrypt.iter-time", "10");
 	}
 	if (c->backing) {
-		opts_set(o, "backing_file", CONFIG_BACKING);
+		backing_name(c, o);
 		opts_set(o, "backing_fmt", c->backing_qcow2 ? "qcow2" : "raw");
 	}
 	if (c->data_file) {
@@ -272,10 +284,13 @@ static void create_opts(const struct config *c, struct opts *o)
 int config_create(
 	const struct config *c, struct rng *r, uint8_t *initial, struct err *err)
 {
+	char name[64];
 	struct opts *o;
 	int ret = 0;
 
 	config_remove();
+	snprintf(name, sizeof(name), "%s%s", c->segment ? "mem:" : "",
+		c->segment ? c->segment : CONFIG_IMAGE);
 	memset(initial, 0, c->disk_bytes);
 	if (!c->raw && c->backing)
 		ret = backing_create(c, r, initial, err);
@@ -283,27 +298,53 @@ int config_create(
 		return ret;
 	o = opts_new();
 	create_opts(c, o);
-	ret = blk_create(CONFIG_IMAGE, c->raw ? "raw" : "qcow2", o, err);
+	ret = blk_create(name, c->raw ? "raw" : "qcow2", o, err);
 	opts_free(o);
 	return ret;
 }
 
-void config_open_opts(const struct config *c, struct opts *o)
+static void format_opts(const struct config *c, struct opts *o)
 {
 	opts_set(o, "driver", c->raw ? "raw" : "qcow2");
 	if (c->luks)
 		opts_set(o, "encrypt.key-secret", CONFIG_SECRET);
 }
 
-struct blk *config_open(const struct config *c, unsigned flags, struct err *err)
+/* The node that holds the image's bytes, under prefix. */
+static void file_opts(const struct config *c, struct opts *o, const char *prefix)
+{
+	char key[64];
+
+	snprintf(key, sizeof(key), "%sdriver", prefix);
+	opts_set(o, key, c->segment ? "mem" : "file");
+	snprintf(key, sizeof(key), "%s%s", prefix, c->segment ? "name" : "filename");
+	opts_set(o, key, c->segment ? c->segment : CONFIG_IMAGE);
+}
+
+static struct blk *open_node(
+	const struct config *c, const char *instrument, unsigned flags, struct err *err)
 {
 	struct opts *o = opts_new();
 	struct blk *b;
 
-	config_open_opts(c, o);
-	b = blk_open(CONFIG_IMAGE, o, flags, err);
+	format_opts(c, o);
+	if (instrument)
+		opts_set(o, "file.driver", instrument);
+	file_opts(c, o, instrument ? "file.file." : "file.");
+	b = blk_open(NULL, o, flags, err);
 	opts_free(o);
 	return b;
+}
+
+struct blk *config_open(const struct config *c, unsigned flags, struct err *err)
+{
+	return open_node(c, NULL, flags, err);
+}
+
+struct blk *config_open_through(
+	const struct config *c, const char *instrument, unsigned flags, struct err *err)
+{
+	return open_node(c, instrument, flags, err);
 }
 
 void config_remove(void)

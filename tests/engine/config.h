@@ -26,7 +26,9 @@ enum config_backing {
 enum config_data_file { DATA_FILE_NONE, DATA_FILE_EXTERNAL, DATA_FILE_RAW };
 
 struct config {
-	bool raw; /* a plain raw file: nothing else counts */
+	const char *
+		segment; /* the image is this RAM disk (driver mem); NULL: CONFIG_IMAGE */
+	bool raw;        /* a plain raw file: nothing else counts */
 	uint32_t cluster_bytes;
 	unsigned version, refcount_bits;
 	bool extended_l2, zstd, luks, lazy;
@@ -61,10 +63,11 @@ int config_secret(struct err *err);
 /* Makes the image and what it needs; initial[0, disk_bytes) becomes what it reads as. */
 int config_create(
 	const struct config *c, struct rng *r, uint8_t *initial, struct err *err);
-/* Adds the options to open the image with; prefix is "" or that of the child it is. */
-void config_open_opts(const struct config *c, struct opts *opts);
 /* Opens it as made by config_create. */
 struct blk *config_open(const struct config *c, unsigned flags, struct err *err);
+/* The same with an instrument (driver crash, fault) between format and file. */
+struct blk *config_open_through(
+	const struct config *c, const char *instrument, unsigned flags, struct err *err);
 void config_remove(void);
 
 /* Fills a buffer with one of: a byte over and over, noise, words that compress, zeros. */

@@ -10,6 +10,7 @@ normal () {
 		-e 's/; [0-9][0-9:.]*( sec)? \(.*ops\/sec\)$/; TIME/' \
 		-e 's/^([0-9]+),1,[0-9:.]+,[0-9.]+,[0-9.]+$/\1,1,TIME/' \
 		-e 's/^([a-z_]+( .*)?) -- .*/\1 --/' \
+		-e 's/\[-abCqrv\]/[-bCqrv]/' \
 		-e 's/^(byre|qemu)-io: /NAME: /' \
 		-e 's/(byre|qemu)-io> /PROMPT> /g' \
 		-e '/^WARNING: Image format was not/d' \

@@ -601,12 +601,13 @@ static int ask_peer(struct run *r)
 
 	if (ret)
 		return ret < 0 ? ret : 0;
-	if (r->disk.n_snaps) {
-		struct disk_snapshot *s =
-			&r->disk.snaps[rng_below(&r->rng, r->disk.n_snaps)];
+	for (unsigned i = 0; !ret && i < r->disk.n_snaps; i++) {
+		struct disk_snapshot *s = &r->disk.snaps[i];
 
-		ret = config_ask_peer_snapshot(
-			&r->cfg, s->name, s->data, s->bytes, &r->err);
+		/* qemu-img shows a snapshot in the size the disk has now. */
+		if (s->bytes == r->disk.bytes)
+			ret = config_ask_peer_snapshot(
+				&r->cfg, s->name, s->data, s->bytes, &r->err);
 	}
 	return ret < 0 ? ret : 0;
 }
