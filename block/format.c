@@ -143,8 +143,14 @@ static int create_two(const char *filename, const struct blk_driver *drv,
 {
 	const char *rest = proto->parse_name ? filename : blk_name_rest(proto, filename);
 	bool ours = is_new(filename);
-	int ret;
+	struct opts *dry = opts_dup(opts);
+	int ret = drv->format->create(filename, NULL, dry, err);
 
+	if (!ret)
+		ret = opts_check_unused(dry, err);
+	opts_free(dry);
+	if (ret)
+		return ret;
 	opts_set(for_proto, "size", "0");
 	ret = proto->format->create(rest, NULL, for_proto, err);
 	if (!ret)

@@ -58,7 +58,8 @@ struct blk_format_ops {
 	/* Makes an image. For a format the protocol node under filename exists already with
 	 * size 0 and comes as `file` (open read-write, the caller closes it; nothing else is in
 	 * it); for a protocol file is NULL and filename says where. Takes its options; "size"
-	 * is bytes. On failure the caller removes the file. */
+	 * is bytes. On failure the caller removes the file. With file NULL a format only
+	 * checks the options, before anything that was there is truncated. */
 	int (*create)(const char *filename, struct blk *file, struct opts *opts, struct err *err);
 	/* Protocols: removes what create made. NULL: it stays. */
 	int (*remove)(const char *filename);

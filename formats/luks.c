@@ -296,6 +296,8 @@ static int disk_create(
 		(ret = opts_take_enum(
 			 opts, "preallocation", blk_prealloc_names, &prealloc, err)))
 		return ret;
+	if (!file)
+		return 0;
 	if (prealloc == BLK_PREALLOC_METADATA) /* the header, which is there anyway */
 		prealloc = BLK_PREALLOC_OFF;
 	ret = blk_resize(file, m.header + m.size, (enum blk_prealloc)prealloc, err);

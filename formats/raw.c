@@ -198,6 +198,8 @@ static int raw_create(
 		return err_set(err, EFBIG, "Image size %" PRIu64 " is too large", size);
 	if (prealloc == BLK_PREALLOC_METADATA)
 		return err_set(err, EINVAL, "Unsupported preallocation mode: metadata");
+	if (!file)
+		return 0;
 	return blk_resize(
 		file, round_up(size, BLK_SECTOR), (enum blk_prealloc)prealloc, err);
 }

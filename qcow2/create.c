@@ -149,6 +149,14 @@ static int check_version_2(const struct params *p, struct err *err)
 		what, p->refcount_bits != 16 ? "or" : "and");
 }
 
+/* The disk's L1 table stays within its limit. */
+static bool size_fits(const struct params *p)
+{
+	uint64_t span = p->cluster_size * (p->cluster_size / (p->extl2 ? 16 : 8));
+
+	return p->size <= BLK_MAX_SIZE && div_round_up(p->size, span) * 8 <= QCOW2_MAX_L1_BYTES;
+}
+
 static int check_params(const struct params *p, struct err *err)
 {
 	if (!is_pow2(p->cluster_size) || p->cluster_size < 1u << QCOW2_MIN_CLUSTER_BITS ||
@@ -161,6 +169,9 @@ static int check_params(const struct params *p, struct err *err)
 			"Refcount width must be a power of two and may not exceed 64 bits");
 	if (check_version_2(p, err) < 0)
 		return -EINVAL;
+	if (!size_fits(p))
+		return err_set(err, EFBIG, "The image size is too large for file format 'qcow2' "
+					   "(try using a larger cluster size)");
 	if (p->extl2 && p->cluster_size < 1u << QCOW2_MIN_EXTL2_BITS)
 		return err_set(err, EINVAL, "Extended L2 entries are only supported with cluster "
 					    "sizes of at least %u bytes", 1u << QCOW2_MIN_EXTL2_BITS);
@@ -366,6 +377,16 @@ static int grow_to_size(const char *filename, struct blk *file, const struct par
 	return ret;
 }
 
+static int make_image(const char *filename, struct blk *file, const struct params *p,
+	struct err *err)
+{
+	int ret = write_empty(filename, file, p, err);
+
+	if (ret == 0 && p->data_file)
+		ret = make_data_file(filename, p, err);
+	return ret == 0 ? grow_to_size(filename, file, p, err) : ret;
+}
+
 int qcow2_create(const char *filename, struct blk *file, struct opts *opts, struct err *err)
 {
 	struct params p;
@@ -375,14 +396,8 @@ int qcow2_create(const char *filename, struct blk *file, struct opts *opts, stru
 		ret = check_params(&p, err);
 	if (ret == 0)
 		ret = opts_check_unused(opts, err);
-	if (ret == 0 && p.size > BLK_MAX_SIZE)
-		ret = err_set(err, EFBIG, "The image size is too large for file format 'qcow2'");
-	if (ret == 0)
-		ret = write_empty(filename, file, &p, err);
-	if (ret == 0 && p.data_file)
-		ret = make_data_file(filename, &p, err);
-	if (ret == 0)
-		ret = grow_to_size(filename, file, &p, err);
+	if (ret == 0 && file)
+		ret = make_image(filename, file, &p, err);
 	free(p.secret);
 	return ret;
 }
