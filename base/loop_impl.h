@@ -34,6 +34,7 @@ void ctx_init_thread(struct ctx *c);
 void ctx_switch(struct ctx *from, struct ctx *to);
 /* Leaves `from` for good. */
 _Noreturn void ctx_leave(struct ctx *from, struct ctx *to);
+bool ctx_on_valgrind(void);
 
 /* The most that task_spawn_with copies. */
 #define TASK_PAYLOAD_BYTES 32

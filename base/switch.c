@@ -295,6 +295,15 @@ void task_free(struct task *t)
 		stack_unmap(t);
 }
 
+bool ctx_on_valgrind(void)
+{
+#ifdef HAVE_VALGRIND
+	return RUNNING_ON_VALGRIND;
+#else
+	return false;
+#endif
+}
+
 void ctx_init_thread(struct ctx *c)
 {
 	memset(c, 0, sizeof(*c));

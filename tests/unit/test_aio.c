@@ -114,7 +114,7 @@ static void reads_at_the_end_are_short(void **state)
 
 static int errors_come_back(void *arg)
 {
-	char buf[16];
+	char buf[16] = "";
 	struct iovec iov = {buf, sizeof(buf)};
 	int fd = open("/dev/null", O_RDONLY);
 	int pipe_fds[2];
@@ -567,7 +567,7 @@ static void cpu_jobs_run_one_a_processor(void **state)
 static int mix(void *arg)
 {
 	int fd = *(int *)arg, fds[2];
-	uint8_t *buf = malloc(8192);
+	uint8_t *buf = calloc(1, 8192);
 	struct iovec iov = {buf, 8192};
 
 	assert_int_equal(pipe(fds), 0);
