@@ -205,7 +205,6 @@ static int fill_header(struct qcow2 *q, struct blk *b, const struct params *p)
 	q->codec = p->codec;
 	q->reft_offset = p->cluster_size;
 	q->reft_clusters = 1;
-	q->l1_offset = FIRST_CLUSTERS * p->cluster_size;
 	q->incompatible = (p->data_file ? QCOW2_INCOMPAT_DATA_FILE : 0) |
 		(p->codec != CODEC_ZLIB ? QCOW2_INCOMPAT_COMPRESSION : 0) |
 		(p->extl2 ? QCOW2_INCOMPAT_EXTL2 : 0);

@@ -364,10 +364,22 @@ static int skip_used(struct qcow2 *q, uint64_t *c)
 	}
 }
 
+/* The end of the clusters there can be: of the format, or of a device that cannot grow. */
+static uint64_t cluster_limit(const struct qcow2 *q, int *error)
+{
+	if (q->file->caps & BLK_CAP_GROW) {
+		*error = -EFBIG;
+		return QCOW2_HOST_LIMIT >> q->cluster_bits;
+	}
+	*error = -ENOSPC;
+	return qcow2_cluster_of(q, blk_size(q->file));
+}
+
 /* A run of at most n free clusters (exactly n where exact), the first there is. */
 static int find_run(struct qcow2 *q, uint64_t n, bool exact, uint64_t *first, uint64_t *len)
 {
-	uint64_t c = q->alloc_hint, limit = QCOW2_HOST_LIMIT >> q->cluster_bits;
+	int full;
+	uint64_t c = q->alloc_hint, limit = cluster_limit(q, &full);
 	bool lowest = true;
 
 	for (;;) {
@@ -385,8 +397,10 @@ static int find_run(struct qcow2 *q, uint64_t n, bool exact, uint64_t *first, ui
 				return ret;
 			run += zeros;
 		} while (run < n && zeros && (c + run) % slice_counts(q) == 0);
+		if (!exact && c < limit)
+			run = MIN(run, limit - c);
 		if (c + run > limit)
-			return -EFBIG;
+			return full;
 		if (run == n || (run && !exact)) {
 			*first = c;
 			*len = run;
@@ -394,6 +408,19 @@ static int find_run(struct qcow2 *q, uint64_t n, bool exact, uint64_t *first, ui
 		}
 		c += run;
 	}
+}
+
+/* Blocks may be put behind the run: a device has room for them too, or nothing is taken. */
+static int check_room(const struct qcow2 *q, uint64_t first, uint64_t end)
+{
+	uint64_t missing = 0;
+	int full;
+
+	for (uint64_t rb = first >> q->refblock_bits; rb <= (end - 1) >> q->refblock_bits; rb++)
+		missing += rb >= q->reft_entries || !q->reft[rb];
+	if (missing) /* and one that counts the last of them */
+		missing++;
+	return end + missing > cluster_limit(q, &full) ? full : 0;
 }
 
 /* Takes [first, first + n): makes blocks, counts, and looks whether something lies there. */
@@ -405,7 +432,9 @@ static int take_run(struct qcow2 *q, uint64_t first, uint64_t n, bool *fresh)
 	if (!qcow2_overlap_ok(q, QCOW2_DATA, offset, bytes))
 		return qcow2_set_corrupt(q,
 			"clusters from %" PRIu64 " are metadata, but their refcount is zero", first);
-	ret = blocks_ensure(q, first, first + n, &behind);
+	ret = check_room(q, first, first + n);
+	if (ret == 0)
+		ret = blocks_ensure(q, first, first + n, &behind);
 	if (ret == 0)
 		ret = counts_add(q, first, n, 1);
 	if (ret < 0)
@@ -557,7 +586,7 @@ int qcow2_trim_file(struct qcow2 *q, struct err *err)
 	}
 	if (ret < 0)
 		err_errno(err, -ret, "Could not read refcounts");
-	else if (blk_size(q->file) > end << q->cluster_bits)
+	else if ((q->file->caps & BLK_CAP_GROW) && blk_size(q->file) > end << q->cluster_bits)
 		ret = blk_resize(q->file, end << q->cluster_bits, BLK_PREALLOC_OFF, err);
 	if (ret == 0)
 		q->fresh_from = end << q->cluster_bits;

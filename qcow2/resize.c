@@ -183,13 +183,13 @@ static int preallocate(struct qcow2 *q, uint64_t offset, uint64_t end, enum blk_
 
 	if (q->encrypted && q->version < 3)
 		return err_set(err, ENOTSUP, "Preallocation of an encrypted image needs version 3");
-	if (data && !q->external_data) /* a full disk is told before anything refers to it */
+	if (data && !q->external_data && (q->file->caps & BLK_CAP_GROW)) /* a full disk is told before anything refers to it */
 		ret = blk_resize(q->file, round_up(blk_size(q->file), q->cluster_bytes) +
 				prealloc_bytes(q, end - offset), mode, err);
 	if (ret == 0 && (ret = prealloc_range(q, offset, end)) < 0)
 		err_errno(err, -ret, "Could not preallocate metadata");
 	/* Clusters that nothing was written to are part of the file all the same. */
-	if (ret == 0 && q->fresh_from > blk_size(q->file))
+	if (ret == 0 && (q->file->caps & BLK_CAP_GROW) && q->fresh_from > blk_size(q->file))
 		ret = blk_resize(q->file, q->fresh_from, BLK_PREALLOC_OFF, err);
 	return ret;
 }

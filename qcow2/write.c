@@ -427,9 +427,14 @@ int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const st
 	int ret = 0;
 
 	while (pos < bytes && ret == 0) {
-		struct piece p = { .q = q, .iov = iov, .niov = niov, .pos = pos,
-			.offset = offset + pos, .bytes = bytes - pos };
+		struct piece p; /* its entries are not worth clearing each time */
 
+		p.q = q;
+		p.iov = iov;
+		p.niov = niov;
+		p.pos = pos;
+		p.offset = offset + pos;
+		p.bytes = bytes - pos;
 		ret = write_piece(&p, &done);
 		pos += ret == 0 ? done : 0;
 	}
