@@ -361,6 +361,7 @@ static struct blk *attempt_twice(struct request *r)
 	struct blk *b = attempt(r);
 
 	if (!b && is_refused_writing(r->err)) {
+		*r->err = (struct err)ERR_INIT;
 		r->opts = again;
 		r->flags &= ~(unsigned)BLK_O_RDWR;
 		b = attempt(r);
