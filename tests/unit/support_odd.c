@@ -521,8 +521,10 @@ static int fmt_create(
 
 	(void)filename;
 	ret = ret ? ret : opts_take_bool(opts, "fails", &fails, err);
-	assert(ret || blk_size(file) == 0);
-	ret = ret ? ret : blk_pwrite(file, 0, &h, sizeof(h), 0);
+	if (ret || !file)
+		return ret;
+	assert(blk_size(file) == 0);
+	ret = blk_pwrite(file, 0, &h, sizeof(h), 0);
 	if (!ret && fails)
 		ret = err_set(err, EIO, "told to fail");
 	return ret;
