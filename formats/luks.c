@@ -11,6 +11,7 @@
  * processors at work has several requests in flight.
  */
 #include <inttypes.h>
+#include <pthread.h>
 
 #include "base/aio.h"
 #include "base/iov.h"
@@ -20,13 +21,23 @@
 #include "block/luks.h"
 #include "block/secret.h"
 
-#define PIECE_BYTES  (1u << 20)  /* of a write's buffer */
+#define PIECE_BYTES  (1u << 20) /* of a write's buffer */
+#define SPARES_MAX   16u
 #define INLINE_BYTES (32u << 10) /* some 7 us of AES-XTS */
+
+/* A write's buffer while nobody uses it. */
+struct spare {
+	struct spare *next;
+};
 
 struct luks_disk {
 	struct luks *luks;
 	struct cipher *cipher; /* NULL with BLK_O_NO_IO */
 	uint64_t payload;      /* offset in the file */
+
+	pthread_mutex_t lock; /* of what follows */
+	struct spare *spares; /* PIECE_BYTES each */
+	unsigned n_spares;
 };
 
 /* ---- the header's place ------------------------------------------------------ */
@@ -99,6 +110,7 @@ static int disk_open(struct blk *b, struct opts *opts, struct err *err)
 	b->caps = BLK_CAP_FUA;
 	b->limits.request_align = CIPHER_SECTOR;
 	b->limits.optimal = b->file->limits.optimal;
+	pthread_mutex_init(&d->lock, NULL);
 	return 0;
 }
 
@@ -106,21 +118,75 @@ static int disk_close(struct blk *b)
 {
 	struct luks_disk *d = b->state;
 
+	while (d->spares) {
+		struct spare *spare = d->spares;
+
+		d->spares = spare->next;
+		buf_free(spare);
+	}
+	pthread_mutex_destroy(&d->lock);
 	luks_free(d->luks);
 	return 0;
+}
+
+/* ---- buffers ----------------------------------------------------------------- */
+
+/* Fresh memory of a megabyte costs the kernel as much as encrypting into it costs us, so
+ * big buffers are kept. */
+static void *buffer_get(struct luks_disk *d, size_t bytes)
+{
+	struct spare *spare = NULL;
+
+	if (bytes <= INLINE_BYTES)
+		return buf_alloc(bytes);
+	pthread_mutex_lock(&d->lock);
+	if (d->spares) {
+		spare = d->spares;
+		d->spares = spare->next;
+		d->n_spares--;
+	}
+	pthread_mutex_unlock(&d->lock);
+	return spare ? (void *)spare : buf_alloc(PIECE_BYTES);
+}
+
+static void buffer_put(struct luks_disk *d, void *buf, size_t bytes)
+{
+	struct spare *spare = buf;
+
+	if (buf && bytes > INLINE_BYTES) {
+		pthread_mutex_lock(&d->lock);
+		if (d->n_spares < SPARES_MAX) {
+			spare->next = d->spares;
+			d->spares = spare;
+			d->n_spares++;
+			buf = NULL;
+		}
+		pthread_mutex_unlock(&d->lock);
+	}
+	buf_free(buf);
 }
 
 /* ---- data -------------------------------------------------------------------- */
 
 struct crypt_job {
 	struct cipher *cipher;
-	uint64_t offset;         /* on the disk */
-	const struct iovec *iov; /* decrypt: whole sectors each, in place */
+	uint64_t offset; /* on the disk */
+	const struct iovec *iov;
 	int niov;
-	void *buf; /* encrypt: in place */
-	size_t bytes;
+	size_t pos, bytes; /* in the vector */
+	uint8_t *buf;      /* encrypt: where to */
 };
 
+static bool whole_sectors(const struct iovec *iov, int niov)
+{
+	size_t bits = 0;
+
+	for (int i = 0; i < niov; i++)
+		bits |= iov[i].iov_len;
+	return is_aligned(bits, CIPHER_SECTOR);
+}
+
+/* In place; segments are whole sectors, pos is 0. */
 static long decrypt_job(void *arg)
 {
 	const struct crypt_job *job = arg;
@@ -137,12 +203,30 @@ static long decrypt_job(void *arg)
 	return ret;
 }
 
+/* Straight from the segments where they are whole sectors. */
 static long encrypt_job(void *arg)
 {
 	const struct crypt_job *job = arg;
+	uint64_t sector = job->offset / CIPHER_SECTOR;
+	size_t skip = job->pos, done = 0;
+	int ret = 0;
 
-	return cipher_encrypt(
-		job->cipher, job->offset / CIPHER_SECTOR, job->buf, job->buf, job->bytes);
+	if (!whole_sectors(job->iov, job->niov)) {
+		iov_to_buf(job->iov, job->niov, job->pos, job->buf, job->bytes);
+		return cipher_encrypt(
+			job->cipher, sector, job->buf, job->buf, job->bytes);
+	}
+	for (int i = 0; done < job->bytes && !ret; i++) {
+		const struct iovec *v = &job->iov[i];
+		const size_t at = MIN(skip, v->iov_len);
+		const size_t n = MIN(v->iov_len - at, job->bytes - done);
+
+		ret = cipher_encrypt(job->cipher, sector + done / CIPHER_SECTOR,
+			job->buf + done, (const uint8_t *)v->iov_base + at, n);
+		skip -= at;
+		done += n;
+	}
+	return ret;
 }
 
 static int run(long (*fn)(void *arg), struct crypt_job *job)
@@ -152,28 +236,19 @@ static int run(long (*fn)(void *arg), struct crypt_job *job)
 	return (int)worker_call(WORKER_CPU, fn, job);
 }
 
-static bool whole_sectors(const struct iovec *iov, int niov)
-{
-	size_t bits = 0;
-
-	for (int i = 0; i < niov; i++)
-		bits |= iov[i].iov_len;
-	return is_aligned(bits, CIPHER_SECTOR);
-}
-
 /* Segments end inside sectors: through a buffer. */
 static int read_bounced(
 	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
 {
-	const struct luks_disk *d = b->state;
+	struct luks_disk *d = b->state;
 	const size_t room = (size_t)MIN(bytes, (uint64_t)PIECE_BYTES);
-	void *buf = buf_alloc(room);
+	void *buf = buffer_get(d, room);
 	int ret = buf ? 0 : -ENOMEM;
 
 	for (uint64_t pos = 0; pos < bytes && !ret; pos += room) {
 		const size_t n = (size_t)MIN(bytes - pos, (uint64_t)room);
 		const struct iovec flat = {buf, n};
-		struct crypt_job job = {d->cipher, offset + pos, &flat, 1, NULL, n};
+		struct crypt_job job = {d->cipher, offset + pos, &flat, 1, 0, n, NULL};
 
 		ret = blk_pread(b->file, d->payload + offset + pos, buf, n);
 		if (!ret)
@@ -181,7 +256,7 @@ static int read_bounced(
 		if (!ret)
 			iov_from_buf(iov, niov, pos, buf, n);
 	}
-	buf_free(buf);
+	buffer_put(d, buf, room);
 	return ret;
 }
 
@@ -189,7 +264,7 @@ static int disk_preadv(
 	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
 {
 	const struct luks_disk *d = b->state;
-	struct crypt_job job = {d->cipher, offset, iov, niov, NULL, bytes};
+	struct crypt_job job = {d->cipher, offset, iov, niov, 0, bytes, NULL};
 	int ret;
 
 	if (!d->cipher)
@@ -203,27 +278,26 @@ static int disk_preadv(
 static int disk_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
 	const struct iovec *iov, int niov, unsigned flags)
 {
-	const struct luks_disk *d = b->state;
+	struct luks_disk *d = b->state;
 	const size_t room = (size_t)MIN(bytes, (uint64_t)PIECE_BYTES);
 	void *buf;
 	int ret = 0;
 
 	if (!d->cipher)
 		return -EIO;
-	buf = buf_alloc(room);
+	buf = buffer_get(d, room);
 	if (!buf)
 		return -ENOMEM;
 	for (uint64_t pos = 0; pos < bytes && !ret; pos += room) {
 		const size_t n = (size_t)MIN(bytes - pos, (uint64_t)room);
-		struct crypt_job job = {d->cipher, offset + pos, NULL, 0, buf, n};
+		struct crypt_job job = {d->cipher, offset + pos, iov, niov, pos, n, buf};
 
-		iov_to_buf(iov, niov, pos, buf, n);
 		ret = run(encrypt_job, &job);
 		if (!ret)
 			ret = blk_pwrite(
 				b->file, d->payload + offset + pos, buf, n, flags);
 	}
-	buf_free(buf);
+	buffer_put(d, buf, room);
 	return ret;
 }
 
