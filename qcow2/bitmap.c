@@ -295,3 +295,38 @@ struct json *qcow2_bitmaps_info(struct qcow2 *q)
 	free(dir.buf);
 	return list;
 }
+
+struct measuring {
+	uint64_t disk_bytes, cluster_bytes, sum, directory_bytes;
+};
+
+static int measure_one(void *arg, const struct bitmap *b, size_t pos, struct err *err)
+{
+	struct measuring *m = arg;
+	uint64_t bits = div_round_up(m->disk_bytes, 1ull << b->granularity_bits);
+	uint64_t data = div_round_up(div_round_up(bits, 8), m->cluster_bytes);
+
+	(void)pos;
+	(void)err;
+	m->sum += (data + div_round_up(data * sizeof(be64), m->cluster_bytes)) *
+		  m->cluster_bytes;
+	m->directory_bytes += b->entry_bytes;
+	return 0;
+}
+
+bool qcow2_bitmaps_measure(struct blk *b, uint64_t cluster_bytes, uint64_t *out)
+{
+	struct measuring m = {.disk_bytes = blk_size(b), .cluster_bytes = cluster_bytes};
+	struct directory dir = {0};
+	struct qcow2 *q = b->state;
+	bool known = true;
+
+	*out = 0;
+	if (strcmp(blk_driver_name(b), "qcow2") != 0 || q->version < 3)
+		return false;
+	if (q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		known = !bitmaps_each(q, &dir, measure_one, &m, NULL);
+	free(dir.buf);
+	*out = m.sum + round_up(m.directory_bytes, cluster_bytes);
+	return known;
+}

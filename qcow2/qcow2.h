@@ -511,6 +511,9 @@ int qcow2_bitmaps_mark_in_use(struct qcow2 *q, bool all);
 int qcow2_bitmaps_each_range(struct qcow2 *q,
 	int (*fn)(void *arg, uint64_t offset, uint64_t bytes), void *arg, struct err *err);
 struct json *qcow2_bitmaps_info(struct qcow2 *q);
+/* Bytes the bitmaps of a node would take in an image of this cluster size. False where the
+ * node can have none. */
+bool qcow2_bitmaps_measure(struct blk *b, uint64_t cluster_bytes, uint64_t *out);
 
 extern const struct blk_driver blk_qcow2_driver;
 extern const struct blk_create_opt qcow2_create_opts[];
