@@ -7,8 +7,8 @@
  *				clusters nobody counts
  *	in 1 and 2		some counts without a reference: leaks
  *	after 3			all counts, no references: leaks
- *	in 4			any part of the new L2 and L1 contents, each pointing to data and
- *				counts that are stable since 3
+ *	in 4			any part of the new L2 contents, then of L1's, each pointing to
+ *				data, tables and counts that are stable
  *	after 5			the new image; what it dropped is still counted: leaks
  *	after 6			nothing
  *
@@ -225,6 +225,10 @@ static int commit_locked(struct qcow2 *q, bool lazy)
 		ret = flush_all(q);
 	if (ret == 0 && (l2.n || l1.n)) {
 		ret = qcow2_capture_write(q, QCOW2_K_L2, &l2);
+		/* A new table is stable before L1 says where it is: its cluster may hold
+		 * anything until then. */
+		if (ret == 0 && l2.n && l1.n)
+			ret = blk_flush(q->file);
 		if (ret == 0)
 			ret = table_capture_write(q, QCOW2_K_L1, q->l1_offset, q->l1_entries, &l1);
 		if (ret == 0)
