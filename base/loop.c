@@ -346,7 +346,7 @@ static int engine_open(struct loop *l, struct err *err)
 			env);
 	if (engine != LOOP_EPOLL) {
 		l->ops = &loop_ops_uring;
-		int ret = l->ops->open(l, err);
+		int ret = l->ops->open(l, engine == LOOP_URING ? err : NULL);
 		if (!ret || engine == LOOP_URING)
 			return ret;
 	}
