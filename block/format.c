@@ -109,14 +109,19 @@ static void move_option(const char *key, const char *value, void *arg)
 	opts_del(arg, key);
 }
 
-/* True where nothing is under that name; then what create makes is ours to remove. */
-static bool is_new(const char *filename)
+/* Whether something is under that name: what create makes where nothing was is ours to
+ * remove. What somebody uses is refused here, before it is truncated. */
+static int look_before(const char *filename, bool *is_new, struct err *err)
 {
-	struct err err = ERR_INIT;
-	struct blk *b = blk_open_alone(filename, BLK_O_SHARE, &err);
+	struct err why = ERR_INIT;
+	struct blk *b = blk_open_alone(filename, BLK_O_RDWR, &why);
 
 	blk_close(b);
-	return !b && err.code == ENOENT;
+	*is_new = !b && why.code == ENOENT;
+	if (b || why.code != EAGAIN)
+		return 0; /* any other fault create will meet again */
+	*err = why;
+	return -EAGAIN;
 }
 
 static int fill(const char *filename, const struct blk_driver *drv, struct opts *opts,
@@ -142,13 +147,15 @@ static int create_two(const char *filename, const struct blk_driver *drv,
 	struct err *err)
 {
 	const char *rest = proto->parse_name ? filename : blk_name_rest(proto, filename);
-	bool ours = is_new(filename);
 	struct opts *dry = opts_dup(opts);
+	bool ours = false;
 	int ret = drv->format->create(filename, NULL, dry, err);
 
 	if (!ret)
 		ret = opts_check_unused(dry, err);
 	opts_free(dry);
+	if (!ret)
+		ret = look_before(filename, &ours, err);
 	if (ret)
 		return ret;
 	opts_set(for_proto, "size", "0");

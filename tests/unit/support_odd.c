@@ -68,6 +68,8 @@ static int odd_open(struct blk *b, struct opts *opts, struct err *err)
 		return err_errno(err, ENOENT, "Could not open '%s'", name);
 	if (d->read_only && (b->flags & BLK_O_RDWR))
 		return err_errno(err, EACCES, "Could not open '%s'", name);
+	if (d->busy && (b->flags & (BLK_O_RDWR | BLK_O_SHARE_WRITE)) == BLK_O_RDWR)
+		return err_set(err, EAGAIN, "'%s' is in use", name);
 	((struct odd *)b->state)->disk = d;
 	b->limits = d->limits;
 	b->caps = d->caps;

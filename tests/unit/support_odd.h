@@ -36,6 +36,7 @@ struct odd_disk {
 	bool yields;     /* gives way in the middle of every operation */
 	bool no_overlap; /* asserts that nothing that overlaps runs beside a write */
 	bool read_only;  /* opening it to write is -EACCES */
+	bool busy;       /* opening it to be the only writer is -EAGAIN */
 	int fail;        /* -errno of every data call; 0: none */
 	int close_ret;
 

@@ -91,6 +91,18 @@ static void bad_options_touch_nothing(void **state)
 	assert_int_equal(d->writes, 0);
 }
 
+static void what_somebody_uses_is_not_touched(void **state)
+{
+	struct odd_disk *d = odd_add("old", 9000);
+	struct err err;
+
+	(void)state;
+	d->busy = true;
+	assert_int_equal(create("old", "fmt", "size=4k", &err), -EAGAIN);
+	assert_string_equal(err.msg, "'old' is in use");
+	assert_int_equal(d->size, 9000);
+}
+
 static void what_was_made_for_nothing_is_removed(void **state)
 {
 	struct err err;
@@ -162,6 +174,7 @@ int main(void)
 		cmocka_unit_test_teardown(images_are_created_and_open, clear),
 		cmocka_unit_test_teardown(old_content_is_gone, clear),
 		cmocka_unit_test_teardown(bad_options_touch_nothing, clear),
+		cmocka_unit_test_teardown(what_somebody_uses_is_not_touched, clear),
 		cmocka_unit_test_teardown(what_was_made_for_nothing_is_removed, clear),
 		cmocka_unit_test_teardown(a_failing_close_is_a_failing_create, clear),
 		cmocka_unit_test_teardown(drivers_say_what_they_cannot_do, clear),
