@@ -765,9 +765,9 @@ static int file_remove(const char *filename)
 
 static const struct blk_create_opt file_create_opts[] = {
 	{"size", "size", "Virtual disk size", NULL},
+	{"nocow", "bool (on/off)", "Turn off copy-on-write (valid only on btrfs)", NULL},
 	{"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)",
 		NULL},
-	{"nocow", "bool (on/off)", "Turn off copy-on-write (valid only on btrfs)", NULL},
 	{"extent_size_hint", "size", "Extent size hint for the image file, 0 to disable",
 		NULL},
 	{NULL, NULL, NULL, NULL},

@@ -192,9 +192,11 @@ static int look_up(struct copy *c, enum piece_kind *kind, uint64_t *bytes)
 
 static uint64_t piece_limit(const struct copy *c, enum piece_kind kind)
 {
-	if (kind != PIECE_DATA)
+	if (kind == PIECE_SKIP || (kind == PIECE_ZERO && c->job->min_sparse))
 		return COPY_ZERO_PIECE_BYTES;
-	return atomic_load(&c->offload) ? COPY_OFFLOAD_BYTES : c->piece_bytes;
+	if (kind == PIECE_DATA && atomic_load(&c->offload))
+		return COPY_OFFLOAD_BYTES;
+	return c->piece_bytes;
 }
 
 /*
@@ -266,7 +268,7 @@ static uint64_t rate_wait_ns(struct copy *c, const struct piece *p)
 {
 	uint64_t now, start, cost;
 
-	if (!c->job->rate_bytes || p->kind != PIECE_DATA)
+	if (!c->job->rate_bytes || piece_limit(c, p->kind) == COPY_ZERO_PIECE_BYTES)
 		return 0;
 	now = now_ns();
 	start = MAX(now, c->rate_free_ns);
@@ -389,22 +391,11 @@ static int write_data(struct copy *c, uint64_t offset, const uint8_t *buf, uint6
 	return ret < 0 ? fail(c, c->job->dst, offset, "writing", ret) : 0;
 }
 
-static int write_zeros_out(
-	struct copy *c, struct copy_task *t, uint64_t offset, uint64_t bytes)
+static int write_zeros_out(struct copy *c, struct copy_task *t, const struct piece *p)
 {
-	memset(t->buf, 0, (size_t)MIN(bytes, c->piece_bytes));
-	while (bytes) {
-		uint64_t n = MIN(bytes, c->piece_bytes);
-		int ret = write_data(c, offset, t->buf, n);
-
-		if (ret < 0)
-			return ret;
-		if (stopped(c) || cancelled(c))
-			return 0; /* the next take says so */
-		offset += n;
-		bytes -= n;
-	}
-	return 0;
+	assert(p->bytes <= c->piece_bytes);
+	memset(t->buf, 0, (size_t)p->bytes);
+	return write_data(c, p->offset, t->buf, p->bytes);
 }
 
 static int write_zero(struct copy *c, uint64_t offset, uint64_t bytes)
@@ -459,7 +450,7 @@ static int write_piece(struct copy *c, struct copy_task *t, const struct piece *
 
 	if (p->kind == PIECE_ZERO) {
 		if (!c->job->min_sparse)
-			return write_zeros_out(c, t, p->offset, p->bytes);
+			return write_zeros_out(c, t, p);
 		return write_zero(c, p->offset, p->bytes);
 	}
 	if (!c->job->min_sparse)

@@ -413,18 +413,18 @@ static void disk_traits(
 }
 
 static const struct blk_create_opt luks_create_opts[] = {
-	{"cipher-alg", "str", "Name of encryption cipher algorithm", NULL},
-	{"cipher-mode", "str", "Name of encryption cipher mode", NULL},
-	{"detached-header", "bool (on/off)", "Create a detached LUKS header", NULL},
-	{"hash-alg", "str", "Name of encryption hash algorithm", NULL},
-	{"iter-time", "num", "Time to spend in PBKDF in milliseconds", NULL},
-	{"ivgen-alg", "str", "Name of IV generator algorithm", NULL},
-	{"ivgen-hash-alg", "str", "Name of IV generator hash algorithm", NULL},
+	{"size", "size", "Virtual disk size", NULL},
 	{"key-secret", "str", "ID of the secret that provides the keyslot passphrase",
 		NULL},
+	{"cipher-alg", "str", "Name of encryption cipher algorithm", NULL},
+	{"cipher-mode", "str", "Name of encryption cipher mode", NULL},
+	{"ivgen-alg", "str", "Name of IV generator algorithm", NULL},
+	{"ivgen-hash-alg", "str", "Name of IV generator hash algorithm", NULL},
+	{"hash-alg", "str", "Name of encryption hash algorithm", NULL},
+	{"iter-time", "num", "Time to spend in PBKDF in milliseconds", NULL},
+	{"detached-header", "bool (on/off)", "Create a detached LUKS header", NULL},
 	{"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)",
 		NULL},
-	{"size", "size", "Virtual disk size", NULL},
 	{NULL, NULL, NULL, NULL},
 };
 

@@ -220,9 +220,9 @@ static int raw_measure(
 }
 
 static const struct blk_create_opt raw_create_opts[] = {
+	{"size", "size", "Virtual disk size", NULL},
 	{"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)",
 		NULL},
-	{"size", "size", "Virtual disk size", NULL},
 	{NULL, NULL, NULL, NULL},
 };
 

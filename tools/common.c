@@ -76,14 +76,17 @@ void tool_report(const char *where, const struct err *err)
 static struct blk *open_image(
 	const struct tool_image *image, unsigned flags, struct err *err)
 {
-	struct opts *opts;
+	struct opts *opts = image->more ? opts_dup(image->more) : opts_new();
 	struct blk *b = NULL;
 
-	if (!image->image_opts)
-		return blk_open_format(image->name, image->format, flags, err);
-	opts = opts_new();
-	if (!opts_parse(opts, image->name, "file", err))
-		b = blk_open(NULL, opts, flags, err);
+	if (image->image_opts) {
+		if (!opts_parse(opts, image->name, "file", err))
+			b = blk_open(NULL, opts, flags, err);
+	} else {
+		if (image->format)
+			opts_set(opts, "driver", image->format);
+		b = blk_open(image->name, opts, flags, err);
+	}
 	opts_free(opts);
 	return b;
 }
@@ -251,9 +254,12 @@ void progress_begin(bool show, double min_percent)
 
 void progress_update(uint64_t done, uint64_t total)
 {
+	bool due;
+
 	progress.now = total ? 100.0 * (double)done / (double)total : 100.0;
-	if (progress_asked || (progress.shown && progress.now - progress.printed >
-							 progress.min_percent)) {
+	due = progress.now - progress.printed > progress.min_percent ||
+	      (done == total && progress.printed < 100);
+	if (progress_asked || (progress.shown && due)) {
 		progress_asked = 0;
 		progress_print();
 	}

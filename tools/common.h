@@ -31,8 +31,9 @@ void tool_report(const char *where, const struct err *err);
 /* An image as the command line gives it. */
 struct tool_image {
 	const char *name;
-	const char *format; /* NULL: probe */
-	bool image_opts;    /* name is driver=…,file.filename=… */
+	const char *format;      /* NULL: probe */
+	bool image_opts;         /* name is driver=…,file.filename=… */
+	const struct opts *more; /* further options to open it with; NULL: none */
 };
 
 /* Opens it; on failure says why and returns NULL. */

@@ -220,7 +220,7 @@ int img_check(int argc, char **argv)
 	ret = img_expect_names("check", argc, 1, "one image file name");
 	if (ret)
 		return ret;
-	image = (struct tool_image){argv[optind], common.format, common.image_opts};
+	image = (struct tool_image){argv[optind], common.format, common.image_opts, NULL};
 	if (img_check_image_opts(common.image_opts, common.format) ||
 		tool_cache(common.cache ? common.cache : "writeback", "source cache",
 			&flags))

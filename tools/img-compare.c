@@ -364,7 +364,7 @@ int img_compare(int argc, char **argv)
 		return COMPARE_OPEN_FAILED;
 	return open_and_compare(&c, &common,
 		(const struct tool_image[2]){
-			{argv[optind], common.format, common.image_opts},
-			{argv[optind + 1], format2, common.image_opts},
+			{argv[optind], common.format, common.image_opts, NULL},
+			{argv[optind + 1], format2, common.image_opts, NULL},
 		});
 }

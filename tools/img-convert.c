@@ -85,6 +85,7 @@ struct convert {
 
 	struct copy_source *sources;
 	struct blk *dst;
+	struct opts *keys; /* what opens the new image, of what made it */
 	char *created; /* path to remove when all does not go well; NULL: nothing to */
 	bool touched;  /* the target is not what it was */
 };
@@ -238,7 +239,8 @@ static int parse_option(struct convert *c, int opt)
 
 static int open_source(struct convert *c, size_t i, unsigned flags)
 {
-	struct tool_image image = {c->names[i], c->common.format, c->common.image_opts};
+	struct tool_image image = {
+		c->names[i], c->common.format, c->common.image_opts, NULL};
 	struct copy_source *src = &c->sources[i];
 
 	src->b = tool_open(&image, flags);
@@ -366,6 +368,14 @@ static bool is_same_file(const struct convert *c, const char *path)
 	return false;
 }
 
+/* An encrypted image is opened with the passphrase that it was made with. */
+static void keep_keys(const char *key, const char *value, void *arg)
+{
+	if (!strcmp(key, "key-secret") || !strcmp(key, "encrypt.key-secret") ||
+		!strcmp(key, "encrypt.format"))
+		opts_set(arg, key, value);
+}
+
 /* Everything about the new image that can be wrong without touching it. */
 static int check_target(struct convert *c, struct img_target *target)
 {
@@ -414,6 +424,8 @@ static int create_target(struct convert *c)
 	if (check_target(c, &target) < 0)
 		return -EINVAL;
 	opts_setf(c->opts, "size", "%" PRIu64, total_bytes(c));
+	c->keys = opts_new();
+	opts_each(c->opts, keep_keys, c->keys);
 	if (blk_create(target_name(c), format_of(c), c->opts, &err) < 0) {
 		/* blk_create removes what it made. */
 		tool_error("%s: error while converting %s: %s", target_name(c),
@@ -429,8 +441,8 @@ static int create_target(struct convert *c)
 
 static int open_target(struct convert *c)
 {
-	struct tool_image image = {
-		target_name(c), c->target_opts ? NULL : format_of(c), c->target_opts};
+	struct tool_image image = {target_name(c), c->target_opts ? NULL : format_of(c),
+		c->target_opts, c->keys};
 	unsigned flags = BLK_O_RDWR | (c->min_sparse ? BLK_O_DISCARD : 0);
 
 	if (tool_cache(c->target_cache ? c->target_cache : "writeback", "cache", &flags) <
@@ -558,6 +570,7 @@ static int convert(struct convert *c)
 	if (!ret)
 		progress_update(1, 1);
 	progress_end();
+	opts_free(c->keys);
 	free(c->created);
 	return ret;
 }

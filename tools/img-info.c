@@ -389,7 +389,8 @@ static bool seen(const struct link *chain, size_t n, const char *name)
 static int look_down(
 	const struct info *info, const char *name, struct link *chain, size_t *n)
 {
-	struct tool_image image = {name, info->common.format, info->common.image_opts};
+	struct tool_image image = {
+		name, info->common.format, info->common.image_opts, NULL};
 
 	for (;;) {
 		struct link *l = &chain[(*n)++];
@@ -407,7 +408,7 @@ static int look_down(
 				BLK_MAX_CHAIN);
 			return -ELOOP;
 		}
-		image = (struct tool_image){l->next, l->next_format, false};
+		image = (struct tool_image){l->next, l->next_format, false, NULL};
 	}
 }
 

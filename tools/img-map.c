@@ -179,7 +179,7 @@ int img_map(int argc, char **argv)
 	ret = img_expect_names("map", argc, 1, "one image file name");
 	if (ret)
 		return ret;
-	image = (struct tool_image){argv[optind], common.format, common.image_opts};
+	image = (struct tool_image){argv[optind], common.format, common.image_opts, NULL};
 	if (img_check_image_opts(common.image_opts, common.format))
 		return 1;
 	b = tool_open(&image, common.share ? BLK_O_SHARE : 0);

@@ -103,7 +103,8 @@ static int check_arguments(const struct measure *m)
 
 static int measure(struct measure *m)
 {
-	struct tool_image image = {m->filename, m->common.format, m->common.image_opts};
+	struct tool_image image = {
+		m->filename, m->common.format, m->common.image_opts, NULL};
 	struct err err = ERR_INIT;
 	struct blk_measure result = {0};
 	struct blk *src = NULL;

@@ -172,7 +172,8 @@ int img_resize(int argc, char **argv)
 	if (img_check_image_opts(r.common.image_opts, r.common.format) ||
 		parse_size(&r, size ? size : argv[optind + 1]) < 0)
 		return 1;
-	image = (struct tool_image){argv[optind], r.common.format, r.common.image_opts};
+	image = (struct tool_image){
+		argv[optind], r.common.format, r.common.image_opts, NULL};
 	b = tool_open(&image, BLK_O_RDWR);
 	if (!b)
 		return 1;

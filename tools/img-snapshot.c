@@ -134,7 +134,7 @@ int img_snapshot(int argc, char **argv)
 	 */
 	flags = BLK_O_NO_BACKING | (common.share ? BLK_O_SHARE : 0);
 	flags |= action && action != 'l' ? BLK_O_RDWR : 0;
-	image = (struct tool_image){argv[optind], common.format, common.image_opts};
+	image = (struct tool_image){argv[optind], common.format, common.image_opts, NULL};
 	b = tool_open(&image, flags);
 	if (!b)
 		return 1;

@@ -63,9 +63,14 @@ refused_alike () {
 		fail "$peer_name" "no message: $*" "$(cat our.err)"
 		return
 	fi
+	if [ -e new ]; then
+		fail "$peer_name" "left a file: $*"
+		return
+	fi
 	if [ $peer_new = yes ]; then
 		qemu-img "$@" >peer.out 2>peer.err
 		peer_status=$?
+		rm -f new
 		if [ $peer_status -ne $our_status ]; then
 			fail "$peer_name" "exit status $our_status, the peer's is $peer_status: $*" "$(cat our.err)" "the peer:" "$(cat peer.err)"
 			return
