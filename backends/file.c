@@ -156,6 +156,7 @@ static void grow_end(struct blk *b, uint64_t end, int ret)
 
 static void note_change(struct file *f)
 {
+	posix_changed(&f->p);
 	if (atomic_load(&f->extents_asked))
 		atomic_fetch_add(&f->changes, 1);
 }

@@ -180,6 +180,7 @@ static int hostdev_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned
 		if (ret == -ENOTSUP)
 			ret = dev_ioctl(d, &d->no_zeroout, BLKZEROOUT, offset, bytes);
 	}
+	posix_changed(&d->p);
 	if (ret == 0 && flags & BLK_FUA)
 		ret = posix_flush(&d->p);
 	return ret;
@@ -188,8 +189,10 @@ static int hostdev_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned
 static int hostdev_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 {
 	struct hostdev *d = dev_of(b);
+	int ret = dev_ioctl(d, &d->no_discard, BLKDISCARD, offset, bytes);
 
-	return dev_ioctl(d, &d->no_discard, BLKDISCARD, offset, bytes);
+	posix_changed(&d->p);
+	return ret;
 }
 
 /* ---- size ------------------------------------------------------------------------- */

@@ -190,6 +190,9 @@ int posix_open(struct blk *b, struct posix *p, struct opts *opts, struct err *er
 		posix_close(p);
 		return ret;
 	}
+	/* What a writer reads may have been written by one that was killed and be in the page
+	 * cache only: its first flush has to cover that too, as a disk's own would. */
+	atomic_store(&p->dirty, b->flags & BLK_O_RDWR);
 	/* Through the page cache a separate flush costs no more than a stable write, and
 	 * keeps one place that remembers failures. */
 	if (p->direct)
@@ -314,6 +317,13 @@ static void note_stable_write(struct posix *p, int ret)
 		atomic_compare_exchange_strong(&p->sync_error, &none, ret);
 }
 
+/* Mostly the mark is there already: looking first leaves it in every processor's cache. */
+void posix_changed(struct posix *p)
+{
+	if (!atomic_load(&p->dirty))
+		atomic_store(&p->dirty, true);
+}
+
 int posix_pwritev(struct blk *b, struct posix *p, uint64_t offset, uint64_t bytes,
 	const struct iovec *iov, int niov, unsigned flags)
 {
@@ -327,22 +337,19 @@ int posix_pwritev(struct blk *b, struct posix *p, uint64_t offset, uint64_t byte
 		ret = write_rest(b, p, offset, bytes, iov, niov, rw_flags, n);
 	if (rw_flags)
 		note_stable_write(p, ret);
+	posix_changed(p);
 	return ret;
 }
 
 int posix_flush(struct posix *p)
 {
-	uint64_t ticket = atomic_fetch_add(&p->sync_asked, 1) + 1, covers;
 	int ret;
 
 	task_lock(&p->sync_lock);
 	ret = atomic_load(&p->sync_error);
-	if (ret == 0 && p->sync_done < ticket) {
-		covers = atomic_load(&p->sync_asked);
+	if (ret == 0 && atomic_exchange(&p->dirty, false)) {
 		ret = aio_fdatasync(p->fd);
-		if (ret == 0)
-			p->sync_done = covers;
-		else
+		if (ret < 0)
 			atomic_store(&p->sync_error, ret);
 	}
 	task_unlock(&p->sync_lock);

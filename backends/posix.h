@@ -21,15 +21,15 @@ struct posix {
 	struct stat st; /* as at open */
 
 	/*
-	 * Flush. A file system reports lost writes once and then calls the file clean, so
-	 * the first failure is kept and answers every later flush. Flushes take turns:
-	 * one that ran beside the failing one would otherwise be told that all is well.
-	 * Those that queue up meanwhile share one system call.
+	 * Flush. A file system reports lost writes once and then calls the file clean, so the
+	 * first failure is kept and answers every later flush. Flushes take turns: one that
+	 * ran beside the failing one would otherwise be told that all is well. Whoever
+	 * changes the file says so when the change has ended; the flush that takes the mark
+	 * away syncs, and those that waited for it have nothing left to do.
 	 */
 	struct task_mutex sync_lock;
-	_Atomic uint64_t sync_asked; /* tickets given out */
-	uint64_t sync_done;          /* under sync_lock: tickets served */
-	atomic_int sync_error;       /* 0 or -errno for good */
+	atomic_bool dirty;
+	atomic_int sync_error; /* 0 or -errno for good */
 };
 
 /* Takes the options of both drivers from opts, opens, locks, and finds the alignment into
@@ -51,6 +51,8 @@ int posix_preadv(struct blk *b, struct posix *p, uint64_t offset, uint64_t bytes
 int posix_pwritev(struct blk *b, struct posix *p, uint64_t offset, uint64_t bytes,
 	const struct iovec *iov, int niov, unsigned flags);
 int posix_flush(struct posix *p);
+/* A change other than by posix_pwritev has ended, well or not. */
+void posix_changed(struct posix *p);
 
 /* System calls without an asynchronous form, on the worker pool: 0 or -errno. */
 int posix_ioctl(int fd, unsigned long request, void *arg);

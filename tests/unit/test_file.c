@@ -732,7 +732,7 @@ static void host_device_driver_wants_a_device(void)
 static void lost_write_fails_every_later_flush(void **state)
 {
 	const char *folder = mounted("tmpfs", "size=1m"), *dev;
-	struct blk *b;
+	struct blk *b, *reader, *other;
 	int fd, first;
 
 	(void)state;
@@ -745,6 +745,13 @@ static void lost_write_fails_every_later_flush(void **state)
 	}
 	b = open_with("host_device", dev, "", BLK_O_RDWR);
 	node_fill(b, 0, 8 * MiB, 1);
+	/* A reader has nothing to sync; another writer's first flush covers what it found. */
+	reader = open_with("host_device", dev, "", 0);
+	assert_int_equal(reader->drv->flush(reader), 0);
+	other = open_with("host_device", dev, "", BLK_O_RDWR);
+	assert_true(blk_flush(other) < 0);
+	assert_int_equal(blk_close(reader), 0);
+	assert_true(blk_close(other) < 0);
 	first = blk_flush(b);
 	assert_true(first < 0);
 	assert_int_equal(blk_flush(b), first);
