@@ -126,32 +126,36 @@ int disk_check_extents(
 }
 
 struct findings {
-	char first[256];
+	uint64_t flags;  /* lines about a copied flag */
+	char first[256]; /* other line than that */
 };
 
-static void keep_first(void *arg, bool error, const char *line)
+static void keep(void *arg, bool error, const char *line)
 {
 	struct findings *f = arg;
 
-	(void)error;
-	if (!f->first[0])
+	if (error && strstr(line, "OFLAG_COPIED"))
+		f->flags++;
+	else if (error && !f->first[0])
 		snprintf(f->first, sizeof(f->first), "%s", line);
 }
 
-int disk_check(struct blk *b, bool leaks_allowed, struct err *err)
+int disk_check(struct blk *b, enum disk_tolerance tolerated, struct err *err)
 {
-	struct findings f = {""};
-	struct blk_check c = {.report = keep_first, .arg = &f};
+	struct findings f = {0, ""};
+	struct blk_check c = {.report = keep, .arg = &f};
 	int ret = blk_check(b, &c, 0, err);
+	uint64_t flags = tolerated == DISK_FLAGS ? f.flags : 0;
 
 	if (ret == -ENOTSUP)
 		return 0;
 	if (ret)
 		return err_prefix(err, "check");
-	if (!c.corruptions && !c.check_errors && (leaks_allowed || !c.leaks))
+	if (c.corruptions <= flags && !c.check_errors &&
+		(tolerated != DISK_CLEAN || !c.leaks))
 		return 0;
 	return err_set(err, EIO,
-		"check found %" PRIu64 " corruptions, %" PRIu64 " leaks, %" PRIu64
-		" errors: %s",
-		c.corruptions, c.leaks, c.check_errors, f.first);
+		"check found %" PRIu64 " corruptions (%" PRIu64
+		" of copied flags), %" PRIu64 " leaks, %" PRIu64 " errors: %s",
+		c.corruptions, f.flags, c.leaks, c.check_errors, f.first);
 }

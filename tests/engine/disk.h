@@ -43,8 +43,14 @@ int disk_compare(struct blk *b, const uint8_t *data, uint64_t bytes, struct err 
 /* Walks the extents: they must cover the disk, and say zero only of what is. */
 int disk_check_extents(
 	struct blk *b, const uint8_t *data, uint64_t bytes, struct err *err);
-/* The engine's own check of an image that was closed: finds nothing but, where allowed,
- * leaks. */
-int disk_check(struct blk *b, bool leaks_allowed, struct err *err);
+/* What check may find. */
+enum disk_tolerance {
+	DISK_CLEAN,
+	DISK_LEAKS,
+	DISK_FLAGS, /* leaks, and copied flags that do not say whether the count is one */
+};
+
+/* The engine's own check of an image that was closed. */
+int disk_check(struct blk *b, enum disk_tolerance tolerated, struct err *err);
 
 #endif

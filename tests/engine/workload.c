@@ -302,11 +302,10 @@ static int resize(struct workload *w, struct blk *b, struct err *err)
 	uint32_t op = history_begin(w->history, now(w));
 	int ret;
 
-	/* Half-way through, what is cut off may be gone, and the backing file be seen there,
-	 * with the size not yet smaller. */
+	/* Half-way through, what is cut off may be gone with the size not yet smaller: then
+	 * zeros are there, or what the backing file has, however long that is. */
 	for (uint64_t i = new; i < old; i++) {
-		history_set(w->history, op, i, w->history->sectors[i].v[0].hash);
-		history_set(w->history, op, i, HISTORY_ZERO);
+		history_set(w->history, op, i, w->cfg->backing ? 0 : HISTORY_ZERO);
 		history_set(w->history, op, i, HISTORY_ABSENT);
 	}
 	for (uint64_t i = old; i < new; i++)

@@ -624,7 +624,7 @@ static int verdict(struct run *r)
 	if (!ret)
 		ret = disk_check_extents(b, r->disk.data, r->disk.bytes, &r->err);
 	if (!ret)
-		ret = disk_check(b, false, &r->err);
+		ret = disk_check(b, DISK_CLEAN, &r->err);
 	blk_close(b);
 	if (!ret)
 		ret = compare_snapshots(r);
