@@ -30,7 +30,8 @@ static void tables_free(struct qcow2 *q)
 	q->l1 = NULL;
 	q->reft = NULL;
 	q->l1_dirty = q->reft_dirty = q->reft_full = NULL;
-	q->l1_any_dirty = q->reft_any_dirty = q->header_stale = false;
+	q->l1_any_dirty = q->reft_any_dirty = false;
+	q->header_stale = false;
 	q->loaded = false;
 }
 

@@ -448,7 +448,7 @@ static int take_run(struct qcow2 *q, uint64_t first, uint64_t n, bool *fresh)
 
 static int alloc_locked(struct qcow2 *q, uint64_t n, bool exact, struct qcow2_alloc *out)
 {
-	uint64_t first;
+	uint64_t first = 0;
 	int ret = find_run(q, n, exact, &first, &out->n);
 
 	if (ret == 0)
