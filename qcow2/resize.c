@@ -27,8 +27,10 @@ static int l1_move(struct qcow2 *q, uint32_t entries, struct err *err)
 	ret = qcow2_alloc(q, div_round_up(bytes, q->cluster_bytes), true, &a);
 	if (ret < 0)
 		goto out;
-	for (uint32_t i = 0; i < q->l1_entries; i++)
-		copy[i] = l1[i] = q->l1[i];
+	for (uint32_t i = 0; i < q->l1_entries; i++) {
+		copy[i] = q->l1[i];
+		l1[i] = copy[i];
+	}
 	ret = qcow2_overlap_mark(q, QCOW2_K_L1, a.offset, bytes);
 	if (ret == 0)
 		ret = qcow2_table_write(q, QCOW2_K_L1, a.offset, entries, copy);
