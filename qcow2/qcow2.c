@@ -313,8 +313,8 @@ static int qcow2_probe(const uint8_t *buf, size_t bytes, const char *filename)
 	const struct qcow2_header *h = (const void *)buf;
 
 	(void)filename;
-	return bytes >= QCOW2_V2_HEADER_BYTES && be32_get(h->magic) == QCOW2_MAGIC &&
-			be32_get(h->version) >= 2
+	/* A header that is cut off is a broken qcow2 image, not a raw disk. */
+	return bytes >= 8 && be32_get(h->magic) == QCOW2_MAGIC && be32_get(h->version) >= 2
 		? 100
 		: 0;
 }

@@ -190,8 +190,9 @@ static int preallocate(struct qcow2 *q, uint64_t offset, uint64_t end, enum blk_
 				prealloc_bytes(q, end - offset), mode, err);
 	if (ret == 0 && (ret = prealloc_range(q, offset, end)) < 0)
 		err_errno(err, -ret, "Could not preallocate metadata");
-	/* Clusters that nothing was written to are part of the file all the same. */
-	if (ret == 0 && (q->file->caps & BLK_CAP_GROW) && q->fresh_from > blk_size(q->file))
+	/* Clusters that nothing was written to are part of the file all the same, and what was
+	 * taken for tables that were not needed is not. */
+	if (ret == 0 && (q->file->caps & BLK_CAP_GROW) && q->fresh_from != blk_size(q->file))
 		ret = blk_resize(q->file, q->fresh_from, BLK_PREALLOC_OFF, err);
 	return ret;
 }
