@@ -313,6 +313,8 @@ static int run_driver(struct blk *b, struct request *r)
 	}
 	if (!ret && blk_gate_new(b))
 		ret = err_errno(r->err, ENOMEM, "%s", b->drv->name);
+	if (ret && b->drv->close)
+		b->drv->close(b);
 	return ret;
 }
 
