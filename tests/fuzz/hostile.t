@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 # SPDX-License-Identifier: BSD-2-Clause
-# timeout: 600
+# timeout: 1200
 #
 # Goal: an image that lies is an error in words, never a crash, a hang, an eater of memory,
 # or a change nobody asked for. Small good images get one field changed at a time to values
@@ -61,15 +61,12 @@ sub misbehaves {
 }
 
 my @look = (
-	'byre-img info bad', 'byre-img info --output=json bad', 'byre-img check bad',
-	'byre-img check --output=json bad', 'byre-img map --output=json bad',
-	'byre-img measure -O qcow2 bad', 'byre-img snapshot -l bad',
-	"byre-io -r -c 'read 0 64k' -c 'read 300k 64k' bad",
+	'byre-img info --output=json bad', 'byre-img check bad', 'byre-img map --output=json bad',
+	'byre-img snapshot -l bad', "byre-io -r -c 'read 0 64k' -c 'read 300k 64k' bad",
 );
 my @change = (
 	"byre-io -c 'write 0 64k' -c 'discard 64k 64k' -c 'write -z 192k 64k' -c flush bad",
-	'byre-img snapshot -c new bad', 'byre-img resize bad +1M',
-	'byre-img check -r leaks bad', 'byre-img check -r all bad',
+	'byre-img snapshot -c new bad', 'byre-img resize bad +1M', 'byre-img check -r all bad',
 );
 
 # Tries one bad image: looks must leave it as it was, changes must only behave.
@@ -87,7 +84,7 @@ sub try {
 	push @wrong, 'a command that only reads changed the image' if slurp('bad') ne $image;
 	for my $command (@change) {
 		spit 'bad', $image;
-		my $wrong = misbehaves "$command";
+		my $wrong = misbehaves $command;
 		push @wrong, split /\n/, $wrong if defined $wrong;
 	}
 	point !@wrong, $name, @wrong;
@@ -144,11 +141,8 @@ sub with {
 for my $name (sort { $field{$a}[0] <=> $field{$b}[0] } keys %field) {
 	my ($offset, $bytes) = @{ $field{$name} };
 	my $is = number $image, $offset, $bytes;
-	my @values = (0, 1, 2, 3, 7, 8, 9, 21, 22, 31, 63, 64, 0x1001, 0x10000, 0x7fffffff, 0x80000000,
-		0xffffffff, $is + 1, $is + 4096);
-	push @values, 1 << 32, 1 << 55, (1 << 62) - 512, 1 << 62, ~0 >> 1, ~0, ~0 - 4095, 4096,
-		length $image, length($image) - 4096
-		if $bytes == 8;
+	my @values = (0, 1, 9, 22, 63, 0x1001, 0x7fffffff, 0xffffffff, $is + 1, $is + 4096);
+	push @values, 1 << 55, 1 << 62, ~0, ~0 - 4095, length $image if $bytes == 8;
 	my %seen = ($is => 1);
 	for my $value (grep { !$seen{$_}++ && $_ <= ($bytes == 8 ? ~0 : 0xffffffff) } @values) {
 		try sprintf("header %s = 0x%x", $name, $value), with($image, $offset, $bytes, $value);
