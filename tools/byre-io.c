@@ -81,8 +81,7 @@ static const struct option long_options[] = {
 	{NULL, 0, NULL, 0},
 };
 
-/* ---- commands from standard input
- * -------------------------------------------------------- */
+/* ---- commands from standard input ------------------------------------------------ */
 
 struct reader {
 	char *buf;
@@ -156,8 +155,7 @@ static int run_prompt(struct io *io)
 	return ret ? ret : failed;
 }
 
-/* ---- the first task
- * ---------------------------------------------------------------------- */
+/* ---- the first task -------------------------------------------------------------- */
 
 static int open_file(struct settings *s, struct err *err)
 {
@@ -203,8 +201,7 @@ static int run(void *arg)
 	return ret ? ret : closed;
 }
 
-/* ---- options
- * ----------------------------------------------------------------------------- */
+/* ---- options --------------------------------------------------------------------- */
 
 static void print_usage(void)
 {

@@ -108,6 +108,10 @@ const struct io_command *const io_commands[] = {
 /* Complains where a command cannot run with so many arguments, or not on this file. */
 static int ready(struct io *io, const struct io_command *cmd, int args, const char *name)
 {
+	if (!(cmd->flags & IO_ANYTIME) && !io->b) {
+		fprintf(stderr, "no file open, try 'help open'\n");
+		return -EINVAL;
+	}
 	if (args < cmd->args_min || (cmd->args_max >= 0 && args > cmd->args_max)) {
 		fprintf(stderr, "bad argument count %d to %s, expected ", args, name);
 		if (cmd->args_max < 0)
@@ -118,10 +122,6 @@ static int ready(struct io *io, const struct io_command *cmd, int args, const ch
 			fprintf(stderr, "between %d and %d", cmd->args_min,
 				cmd->args_max);
 		fprintf(stderr, " arguments\n");
-		return -EINVAL;
-	}
-	if (!(cmd->flags & IO_ANYTIME) && !io->b) {
-		fprintf(stderr, "no file open, try 'help open'\n");
 		return -EINVAL;
 	}
 	if ((cmd->flags & IO_WRITES) && blk_read_only(io->b)) {

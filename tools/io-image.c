@@ -16,8 +16,7 @@
 #include "tools/common-tree.h"
 #include "tools/common.h"
 
-/* ---- info, length
- * ------------------------------------------------------------------------ */
+/* ---- info, length ---------------------------------------------------------------- */
 
 /* Where VM state lies: behind the guest range that the L2 tables of the disk map. */
 static uint64_t vm_state_offset(
@@ -78,8 +77,7 @@ const struct io_command io_cmd_length = {
 	.brief = "tells the size of the disk",
 };
 
-/* ---- alloc, map
- * -------------------------------------------------------------------------- */
+/* ---- alloc, map ------------------------------------------------------------------ */
 
 /* The run at offset that this layer has, or has not, up to end. */
 static int run_at(
@@ -169,8 +167,7 @@ const struct io_command io_cmd_map = {
 	.brief = "tells which ranges this image holds itself",
 };
 
-/* ---- flush, discard, truncate
- * ------------------------------------------------------------ */
+/* ---- flush, discard, truncate ---------------------------------------------------- */
 
 static int flush_run(struct io *io, const struct io_command *cmd, int argc, char **argv)
 {
@@ -278,8 +275,7 @@ const struct io_command io_cmd_truncate = {
 		" -m, -- off, metadata, falloc or full\n",
 };
 
-/* ---- sleep, sigraise, abort
- * -------------------------------------------------------------- */
+/* ---- sleep, sigraise, abort ------------------------------------------------------ */
 
 static bool parse_number(const char *text, long max, long *out)
 {

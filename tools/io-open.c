@@ -8,11 +8,13 @@
 #include "tools/io.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/math.h"
 #include "block/format.h"
 #include "tools/common.h"
 
@@ -47,16 +49,14 @@ int io_set_discard_mode(const char *mode, unsigned *flags, struct err *err)
 	return 0;
 }
 
-/* ---- opening
- * ----------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------- */
 
-/* -s: an empty overlay in the temporary folder over an image of this size. It has no name
- * once it is open. NULL with err set. */
-static char *overlay_create(uint64_t bytes, struct err *err)
+/* -s: an empty overlay over b in the temporary folder. NULL with err set. */
+static char *overlay_create(struct blk *b, struct err *err)
 {
 	const char *dir = getenv("TMPDIR");
 	struct opts *opts;
-	char *path;
+	char *path, *real;
 	int fd;
 
 	if (asprintf(&path, "%s/byre-io.XXXXXX", dir && *dir ? dir : "/var/tmp") < 0) {
@@ -71,7 +71,11 @@ static char *overlay_create(uint64_t bytes, struct err *err)
 	}
 	close(fd);
 	opts = opts_new();
-	opts_setf(opts, "size", "%llu", (unsigned long long)(bytes + 511) / 512 * 512);
+	opts_setf(opts, "size", "%" PRIu64, round_up(blk_size(b), BLK_SECTOR));
+	real = realpath(blk_filename(b), NULL);
+	opts_set(opts, "backing_file", real ? real : blk_filename(b));
+	opts_set(opts, "backing_fmt", blk_driver_name(b));
+	free(real);
 	if (blk_create(path, "qcow2", opts, err)) {
 		err_prefix(err, "temporary overlay %s", path);
 		unlink(path);
@@ -87,26 +91,21 @@ static struct blk *open_snapshot(const struct io_source *s, struct err *err)
 	unsigned base_flags = s->flags & ~(unsigned)BLK_O_RDWR;
 	struct opts *opts;
 	struct blk *b = blk_open(s->name, s->opts, base_flags, err);
-	uint64_t bytes;
 	char *path;
 
 	if (!b)
 		return NULL;
-	bytes = blk_size(b);
+	path = overlay_create(b, err);
 	blk_close(b);
-	path = overlay_create(bytes, err);
 	if (!path)
 		return NULL;
 	opts = opts_new();
 	opts_set(opts, "driver", "qcow2");
 	opts_set(opts, "file.driver", "file");
 	opts_set(opts, "file.filename", path);
+	/* Options the base needs, such as its passphrase; the overlay names the file. */
 	if (s->opts)
 		opts_merge(opts, s->opts, "backing.");
-	if (s->name && !opts_peek(opts, "backing.driver"))
-		opts_set(opts, "backing", s->name);
-	else if (s->name)
-		opts_set(opts, "backing.file.filename", s->name);
 	b = blk_open(NULL, opts, s->flags | BLK_O_NAMES_TRUSTED, err);
 	opts_free(opts);
 	unlink(path);
@@ -194,8 +193,7 @@ int io_close(struct io *io, struct err *err)
 	return ret;
 }
 
-/* ---- open
- * -------------------------------------------------------------------------------- */
+/* ---- open ------------------------------------------------------------------------ */
 
 static int open_option(
 	struct io_source *s, const struct io_command *cmd, int c, struct err *err)
@@ -285,8 +283,7 @@ const struct io_command io_cmd_open = {
 		" -o, -- options of the drivers: driver=qcow2,file.filename=...\n",
 };
 
-/* ---- close
- * ------------------------------------------------------------------------------- */
+/* ---- close ----------------------------------------------------------------------- */
 
 static int close_run(struct io *io, const struct io_command *cmd, int argc, char **argv)
 {
@@ -307,8 +304,7 @@ const struct io_command io_cmd_close = {
 	.brief = "closes the image",
 };
 
-/* ---- reopen
- * ------------------------------------------------------------------------------ */
+/* ---- reopen ---------------------------------------------------------------------- */
 
 struct reopen_args {
 	bool mode_given;

@@ -17,8 +17,7 @@ static void failed(const char *what, int ret)
 	printf("%s failed: %s\n", what, strerror(-ret));
 }
 
-/* ---- read, readv
- * ------------------------------------------------------------------------- */
+/* ---- read, readv ----------------------------------------------------------------- */
 
 struct read_args {
 	struct io_report report;
@@ -174,8 +173,7 @@ const struct io_command io_cmd_readv = {
 		" -v, -- show the bytes\n",
 };
 
-/* ---- write, writev
- * ----------------------------------------------------------------------- */
+/* ---- write, writev --------------------------------------------------------------- */
 
 struct write_args {
 	struct io_report report;

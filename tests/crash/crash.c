@@ -57,8 +57,7 @@ struct test {
 	struct err err;
 };
 
-/* ---- recording
- * --------------------------------------------------------------------------- */
+/* ---- recording ------------------------------------------------------------------- */
 
 static uint64_t event_time(void *arg)
 {
@@ -98,8 +97,7 @@ static int record(void *arg)
 	return ret;
 }
 
-/* ---- states
- * ------------------------------------------------------------------------------ */
+/* ---- states ---------------------------------------------------------------------- */
 
 /* The image after the cut, in WORK_SEGMENT. */
 static int make_state(struct test *t, const struct crash_cut *cut)
@@ -261,8 +259,7 @@ static int try_state(struct test *t, uint64_t at, enum crash_mode mode, uint64_t
 	return ret;
 }
 
-/* ---- cuts
- * -------------------------------------------------------------------------------- */
+/* ---- cuts ------------------------------------------------------------------------ */
 
 static int try_cut(struct test *t, uint64_t at)
 {
@@ -322,8 +319,7 @@ static int all_cuts(struct test *t)
 	return ret;
 }
 
-/* ---- runs
- * -------------------------------------------------------------------------------- */
+/* ---- runs ------------------------------------------------------------------------ */
 
 struct settings {
 	uint64_t seed, runs, seconds, max_cuts, steps;

@@ -19,8 +19,7 @@
 static const char *const backing_names[] = {"none", "short", "long", "odd", NULL};
 static const char *const data_file_names[] = {"none", "external", "raw", NULL};
 
-/* ---- points of the matrix
- * ---------------------------------------------------------------- */
+/* ---- points of the matrix -------------------------------------------------------- */
 
 /* Why this point is none; NULL where it is one. The rules are the format's. */
 static const char *conflict(const struct config *c)
@@ -142,8 +141,7 @@ uint32_t config_cluster_bytes(const struct config *c)
 	return c->raw ? BLK_SECTOR : c->cluster_bytes;
 }
 
-/* ---- making and opening
- * ------------------------------------------------------------------ */
+/* ---- making and opening ---------------------------------------------------------- */
 
 int config_secret(struct err *err)
 {
@@ -354,8 +352,7 @@ void config_remove(void)
 	unlink(CONFIG_DATA_FILE);
 }
 
-/* ---- the peer's opinion
- * ------------------------------------------------------------------ */
+/* ---- the peer's opinion ---------------------------------------------------------- */
 
 /* Runs a shell command; what it printed goes into err where it fails. */
 static int shell(struct err *err, const char *fmt, ...)

@@ -50,8 +50,7 @@ static int note(struct workload *w, const char *what, int ret, const struct err 
 	return 0;
 }
 
-/* ---- data
- * -------------------------------------------------------------------------------- */
+/* ---- data ------------------------------------------------------------------------ */
 
 /* Data like no other sector's: a stamp, and something that may compress. */
 static void stamp(struct workload *w, uint8_t *buf, uint64_t n_sectors)
@@ -217,8 +216,7 @@ static int flush(struct workload *w, struct blk *b, struct err *err)
 	return note(w, "flush", ret, NULL, err);
 }
 
-/* ---- snapshots and size
- * ------------------------------------------------------------------ */
+/* ---- snapshots and size ---------------------------------------------------------- */
 
 static int snapshot_create(struct workload *w, struct blk *b, struct err *err)
 {
@@ -323,8 +321,7 @@ static int resize(struct workload *w, struct blk *b, struct err *err)
 	return note(w, "resize", ret, &said, err);
 }
 
-/* ---- the list
- * ---------------------------------------------------------------------------- */
+/* ---- the list -------------------------------------------------------------------- */
 
 static int step(struct workload *w, struct blk *b, struct err *err)
 {

@@ -62,8 +62,7 @@ struct run {
 	struct err err; /* the first failure, under lock */
 };
 
-/* ---- failures and traces
- * ----------------------------------------------------------------- */
+/* ---- failures and traces --------------------------------------------------------- */
 
 static int failed(struct run *r, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
@@ -98,8 +97,7 @@ static bool has_failed(struct run *r)
 			printf(__VA_ARGS__);                                             \
 	} while (0)
 
-/* ---- what one task does
- * ------------------------------------------------------------------ */
+/* ---- what one task does ---------------------------------------------------------- */
 
 struct worker {
 	struct run *run;
@@ -337,8 +335,7 @@ static int worker_run(void *arg)
 	return 0;
 }
 
-/* ---- a round
- * ----------------------------------------------------------------------------- */
+/* ---- a round --------------------------------------------------------------------- */
 
 static int compare_bytes(const void *a, const void *b)
 {
@@ -445,8 +442,7 @@ static int round_run(struct run *r)
 	return has_failed(r) ? -EIO : 0;
 }
 
-/* ---- between rounds
- * ---------------------------------------------------------------------- */
+/* ---- between rounds -------------------------------------------------------------- */
 
 /* Counts of few bits cannot count many snapshots: refusing is right, changing something
  * is not, and the next comparison would see it. */
@@ -554,8 +550,7 @@ static int compare(struct run *r)
 	return disk_compare(r->b, r->disk.data, r->disk.bytes, &r->err);
 }
 
-/* ---- a sequence
- * -------------------------------------------------------------------------- */
+/* ---- a sequence ------------------------------------------------------------------ */
 
 static int between(struct run *r)
 {
@@ -661,8 +656,7 @@ static int loops_start(struct run *r)
 	return 0;
 }
 
-/* ---- runs
- * -------------------------------------------------------------------------------- */
+/* ---- runs ------------------------------------------------------------------------ */
 
 struct settings {
 	uint64_t seed;
