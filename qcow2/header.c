@@ -526,8 +526,10 @@ static int set_incompatible(struct qcow2 *q, uint64_t bit, bool on)
 	before = q->incompatible;
 	q->incompatible = on ? before | bit : before & ~bit;
 	ret = q->incompatible == before ? 0 : header_write_locked(q);
-	if (ret < 0)
+	if (ret < 0) {
 		q->incompatible = before;
+		q->header_stale = true;
+	}
 	task_unlock(&q->header_lock);
 	return ret;
 }
@@ -592,6 +594,10 @@ int qcow2_prepare_write(struct qcow2 *q)
 
 	if (q->write_prepared)
 		return 0;
+	if (q->header_stale) /* the dirty bit may be off on disk */
+		ret = qcow2_commit(q);
+	if (ret < 0)
+		return ret;
 	task_lock(&q->header_lock);
 	if (!q->write_prepared) {
 		ret = prepare_write_locked(q);

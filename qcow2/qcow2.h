@@ -204,7 +204,8 @@ struct qcow2 {
 	uint32_t reft_clusters;	   /* on disk */
 	uint8_t *reft_dirty;	   /* one flag per 64 entries */
 	bool reft_any_dirty;
-	_Atomic bool header_stale; /* L1 or the refcount table moved: a commit writes the header */
+	_Atomic bool header_stale; /* a table moved, or a write of the header failed and nobody
+				    * knows what is on disk: the next commit writes it */
 	uint8_t *reft_full;	   /* one flag per block: a scan found nothing free */
 	uint64_t alloc_hint;	   /* cluster index: none below it is free */
 	uint64_t compressed_next;  /* bytes: where the next compressed cluster may start; 0: none */

@@ -80,14 +80,22 @@ static int l1_grow(struct qcow2 *q, uint32_t entries, struct err *err)
 	return ret;
 }
 
-/* What is inside the new size is stable before the header says the size. */
-static int size_write(struct qcow2 *q)
+/* What is inside the new size is stable before the header says the size. Where that fails the
+ * disk keeps its old size, and the next commit makes the header say so. */
+static int size_change(struct qcow2 *q, uint64_t old, uint64_t bytes, struct err *err)
 {
 	int ret = qcow2_commit(q);
 
+	blk_set_size(q->b, bytes);
 	if (ret == 0)
 		ret = qcow2_header_write(q);
-	return ret < 0 ? ret : blk_flush(q->file);
+	if (ret == 0)
+		ret = blk_flush(q->file);
+	if (ret == 0)
+		return 0;
+	blk_set_size(q->b, old);
+	q->header_stale = true;
+	return err_errno(err, -ret, "Could not write the new size");
 }
 
 static int check_size(struct qcow2 *q, uint64_t bytes, struct err *err)
@@ -235,13 +243,7 @@ static int grow(struct qcow2 *q, uint64_t bytes, enum blk_prealloc prealloc, str
 		ret = preallocate(q, old, bytes, prealloc, err);
 	if (ret < 0)
 		return ret;
-	blk_set_size(q->b, bytes);
-	ret = size_write(q);
-	if (ret < 0) {
-		blk_set_size(q->b, old);
-		err_errno(err, -ret, "Could not write the new size");
-	}
-	return ret;
+	return size_change(q, old, bytes, err);
 }
 
 static int shrink(struct qcow2 *q, uint64_t bytes, struct err *err)
@@ -255,12 +257,9 @@ static int shrink(struct qcow2 *q, uint64_t bytes, struct err *err)
 		ret = qcow2_forget_range(q, edge, old - edge);
 	if (ret < 0)
 		return err_errno(err, -ret, "Could not discard the part that is cut off");
-	blk_set_size(q->b, bytes);
-	ret = size_write(q);
-	if (ret < 0) {
-		blk_set_size(q->b, old);
-		return err_errno(err, -ret, "Could not write the new size");
-	}
+	ret = size_change(q, old, bytes, err);
+	if (ret < 0)
+		return ret;
 	ret = qcow2_commit_all(q);
 	if (ret < 0)
 		return err_errno(err, -ret, "Could not free the part that is cut off");
