@@ -153,6 +153,7 @@ static int slice_add(struct qcow2 *q, struct qcow2_slice *s, uint64_t first, uin
 static int counts_add(struct qcow2 *q, uint64_t first, uint64_t n, int delta)
 {
 	uint64_t per = slice_counts(q), at = first, end = first + n;
+	bool lie = false; /* a count of zero falls */
 	int ret = 0;
 
 	while (at < end && ret == 0) {
@@ -161,13 +162,15 @@ static int counts_add(struct qcow2 *q, uint64_t first, uint64_t n, int delta)
 		struct qcow2_slice *s;
 
 		if (!offset) {
-			ret = -EIO; /* a count of zero falls: the image lies */
+			lie = true;
+			ret = -EIO;
 			break;
 		}
 		ret = qcow2_cache_get(&q->ref_cache, offset, &s);
 		if (ret < 0)
 			break;
 		ret = slice_add(q, s, at, step, delta, &done);
+		lie = ret == -EIO;
 		qcow2_cache_put(&q->ref_cache, s);
 		at += done;
 	}
@@ -175,7 +178,7 @@ static int counts_add(struct qcow2 *q, uint64_t first, uint64_t n, int delta)
 		return 0;
 	if (at > first && delta > 0)
 		counts_add(q, first, at - first, -delta);
-	if (ret == -EIO && delta < 0)
+	if (lie)
 		return qcow2_set_corrupt(q,
 			"cluster %" PRIu64 " is freed, but its refcount is zero", at);
 	return ret;

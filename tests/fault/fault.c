@@ -202,7 +202,7 @@ struct settings {
 	uint64_t seed, runs, seconds, steps, most;
 	uint64_t at, error, effect;
 	const char *config;
-	bool trace, sticky, verbose;
+	bool trace, sticky, verbose, reads;
 };
 
 static int prepare(struct test *t, const struct settings *s)
@@ -243,7 +243,7 @@ static int one_run(const struct settings *s, uint64_t seed, uint64_t *tried)
 		ret = err_set(&t.err, EIO, "without a fault: %s", t.workload.err.msg);
 	t.trace = s->trace;
 	if (!ret && s->at) {
-		struct fault_plan plan = {FAULT_CHANGES, s->at, (int)s->error, s->sticky,
+		struct fault_plan plan = {s->reads ? FAULT_ANY : FAULT_CHANGES, s->at, (int)s->error, s->sticky,
 			(enum fault_effect)s->effect};
 
 		ret = try_fault(&t, &plan);
@@ -253,7 +253,7 @@ static int one_run(const struct settings *s, uint64_t seed, uint64_t *tried)
 	}
 	if (ret)
 		printf("# seed %" PRIu64 " config %s: %s%s\n", seed, text, t.err.msg,
-			t.plan.ops == FAULT_ANY ? " (reads count)" : "");
+			t.plan.ops == FAULT_ANY ? " --reads" : "");
 	history_free(&t.history);
 	free(t.initial);
 	return ret;
@@ -274,7 +274,7 @@ static int parse_args(struct settings *s, int argc, char **argv)
 		{"config", 1, NULL, 'c'}, {"steps", 1, NULL, 'o'}, {"most", 1, NULL, 'm'},
 		{"at", 1, NULL, 'A'}, {"error", 1, NULL, 'E'}, {"effect", 1, NULL, 'F'},
 		{"sticky", 0, NULL, 'k'}, {"trace", 0, NULL, 'v'},
-		{"verbose", 0, NULL, 'V'}, {NULL, 0, NULL, 0}};
+		{"verbose", 0, NULL, 'V'}, {"reads", 0, NULL, 'r'}, {NULL, 0, NULL, 0}};
 	uint64_t *const numbers[] = {['s'] = &s->seed,
 		['n'] = &s->runs,
 		['t'] = &s->seconds,
@@ -290,6 +290,8 @@ static int parse_args(struct settings *s, int argc, char **argv)
 			s->config = optarg;
 		else if (c == 'k')
 			s->sticky = true;
+		else if (c == 'r')
+			s->reads = true;
 		else if (c == 'v')
 			s->trace = true;
 		else if (c == 'V')
@@ -316,7 +318,7 @@ int main(int argc, char **argv)
 		       "             [--most N (faults a workload; 0: all)] [--trace] "
 		       "[--verbose]\n"
 		       "             [--at N [--error ERRNO] [--effect 0..2] "
-		       "[--sticky]]\n");
+		       "[--sticky] [--reads]]\n");
 		return 2;
 	}
 	if (config_secret(&err)) {
