@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/math.h"
 #include "base/size.h"
@@ -288,19 +289,52 @@ static void on_stop(int sig)
 	atomic_store(&tool_cancel, true);
 }
 
-void tool_catch_signals(void)
+/* nohup and background jobs of a shell have some ignored: they keep that. */
+static void handle_signals(const struct sigaction *sa)
 {
 	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-	struct sigaction sa = {
-		.sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
 	struct sigaction old;
 
 	for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
-		/* nohup and background jobs of a shell have theirs ignored: they keep
-		 * that. */
 		if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
-			sigaction(signals[i], &sa, NULL);
+			sigaction(signals[i], sa, NULL);
 	}
+}
+
+void tool_catch_signals(void)
+{
+	handle_signals(&(const struct sigaction){
+		.sa_handler = on_stop,
+		.sa_flags = (int)SA_RESETHAND | SA_RESTART,
+	});
+}
+
+/* What on_doom does and says: made before, as a signal handler may not. */
+static char *doomed_path, *doomed_note;
+
+static void on_doom(int sig)
+{
+	if (!unlink(doomed_path))
+		(void)!write(STDERR_FILENO, doomed_note, strlen(doomed_note));
+	signal(sig, SIG_DFL);
+	raise(sig); /* comes when this handler returns */
+}
+
+void tool_remove_on_signal(const char *path)
+{
+	handle_signals(&(const struct sigaction){.sa_handler = SIG_DFL});
+	free(doomed_path);
+	free(doomed_note);
+	doomed_path = doomed_note = NULL;
+	if (!path)
+		return;
+	doomed_path = strdup(path);
+	if (!doomed_path ||
+		asprintf(&doomed_note, "%s: interrupted: '%s' has been removed\n",
+			tool_name, path) < 0)
+		doomed_note = NULL;
+	if (doomed_note)
+		handle_signals(&(const struct sigaction){.sa_handler = on_doom});
 }
 
 int tool_interrupted(void)

@@ -72,6 +72,9 @@ void progress_end(void);
 extern atomic_bool tool_cancel;
 void tool_catch_signals(void);
 int tool_interrupted(void);
+/* While a new file is being made, which nothing can interrupt: these signals remove it, say
+ * so, and end the process. NULL: no longer; tool_catch_signals has the same effect. */
+void tool_remove_on_signal(const char *path);
 /* Ends the process by the signal that was caught, so that its parent sees what happened.
  * Does nothing where there was none. */
 void tool_die_of_signal(void);

@@ -426,8 +426,8 @@ static int create_target(struct convert *c)
 	opts_setf(c->opts, "size", "%" PRIu64, total_bytes(c));
 	c->keys = opts_new();
 	opts_each(c->opts, keep_keys, c->keys);
-	if (blk_create(target_name(c), format_of(c), c->opts, &err) < 0) {
-		/* blk_create removes what it made. */
+	if (img_make(target_name(c), format_of(c), c->opts, &err) < 0) {
+		/* What was made is removed already. */
 		tool_error("%s: error while converting %s: %s", target_name(c),
 			format_of(c), err.msg);
 		if (err.hint[0])
@@ -541,9 +541,9 @@ static int copy_to_target(struct convert *c)
 	flags = 0;
 	if (c->target_cache && tool_cache(c->target_cache, "cache", &flags) < 0)
 		return -EINVAL;
-	tool_catch_signals();
 	if (!c->no_create)
 		ret = create_target(c);
+	tool_catch_signals();
 	if (!ret)
 		ret = open_target(c);
 	if (!ret)

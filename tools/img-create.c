@@ -7,7 +7,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "block/driver.h"
 #include "tools/img.h"
@@ -144,7 +143,7 @@ static int create(struct create *c)
 	}
 	if (!c->common.quiet)
 		img_print_formatting(c->filename, format, &target, c->opts);
-	return blk_create(c->filename, format, c->opts, &err) < 0 ? fault(c, &err) : 0;
+	return img_make(c->filename, format, c->opts, &err) < 0 ? fault(c, &err) : 0;
 }
 
 static int help_without_file(const struct create *c)

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "base/math.h"
@@ -337,6 +338,20 @@ char *img_local_path(const char *filename)
 	if (!strncmp(filename, "file:", 5))
 		return strdup(filename + 5);
 	return filename[word] == ':' ? NULL : strdup(filename);
+}
+
+int img_make(const char *filename, const char *format, struct opts *opts, struct err *err)
+{
+	char *path = img_local_path(filename);
+	struct stat st;
+	int ret;
+
+	if (path && lstat(path, &st) < 0 && errno == ENOENT)
+		tool_remove_on_signal(path);
+	ret = blk_create(filename, format, opts, err);
+	tool_remove_on_signal(NULL);
+	free(path);
+	return ret;
 }
 
 /*

@@ -86,6 +86,10 @@ void img_print_formatting(const char *filename, const char *format,
 /* A local file under this name as a path, owned by the caller; NULL for anything else. */
 char *img_local_path(const char *filename);
 
+/* blk_create, with a file that was not there before removed should a signal end it. */
+int img_make(
+	const char *filename, const char *format, struct opts *opts, struct err *err);
+
 /* The disk as snapshot `param` saw it ("ID_OR_NAME" or "snapshot.id=…,snapshot.name=…").
  * -errno after saying why. */
 int img_load_snapshot(struct blk *b, const char *param);

@@ -89,4 +89,19 @@ byre-img create -q -f raw there.raw 8M
 )
 is "$(cat err)" "byre-img: interrupted: 'there.raw' is incomplete" "a target that was there is called incomplete"
 ok "and stays" test -e there.raw
+
+# Making the image takes a while: it is written out.
+if env --default-signal=TERM true 2>/dev/null; then
+	(
+		env --default-signal=TERM byre-img create -q -f raw -o preallocation=full huge.raw 4G >out 2>err &
+		pid=$!
+		while [ ! -s huge.raw ] && kill -0 $pid; do sleep 0.02; done
+		kill -TERM $pid
+		wait $pid
+		echo $? >status
+	)
+	is "$(cat status)" 143 "create, stopped: ends as by the signal"
+	is "$(cat err)" "byre-img: interrupted: 'huge.raw' has been removed" "create, stopped: says what became of the file"
+	ok "create, stopped: the file is gone" test ! -e huge.raw
+fi
 done_testing
