@@ -178,9 +178,6 @@ int qcow2_params_check(const struct qcow2_params *p, struct err *err)
 	if (p->raw && p->backing)
 		return err_set(err, EINVAL,
 			"Backing file and data-file-raw cannot be used at the same time");
-	if (p->data_file && p->luks)
-		return err_set(err, ENOTSUP,
-			"encryption with an external data file is not supported");
 	if (p->backing_format && !p->backing)
 		return err_set(err, EINVAL,
 			"Backing format cannot be used without backing file");

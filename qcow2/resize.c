@@ -263,8 +263,10 @@ static int shrink(struct qcow2 *q, uint64_t bytes, struct err *err)
 	ret = qcow2_commit_all(q);
 	if (ret < 0)
 		return err_errno(err, -ret, "Could not free the part that is cut off");
+	/* What is cut off and grown again is zeros, which is not what encrypted zeros are: the
+	 * cluster that the end lies in stays whole. */
 	if (q->external_data)
-		ret = blk_resize(q->data, bytes, BLK_PREALLOC_OFF, err);
+		ret = blk_resize(q->data, q->encrypted ? edge : bytes, BLK_PREALLOC_OFF, err);
 	return ret < 0 ? ret : qcow2_trim_file(q, err);
 }
 

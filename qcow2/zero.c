@@ -272,8 +272,8 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	/* A discard is a hint. Without a zero flag the backing file would shine through. */
 	if (offset >= end || (q->version < 3 && (b->backing_name || b->backing)))
 		return 0;
-	if (q->external_raw)
-		return blk_discard(q->data, offset, end - offset);
+	if (q->external_raw) /* the entries stay; zeros would not decrypt to anything sane */
+		return q->encrypted ? 0 : blk_discard(q->data, offset, end - offset);
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return -ENOMEM;
