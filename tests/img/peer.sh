@@ -89,6 +89,7 @@ both () {
 	(cd ours && "$ours" "$@") >our.out 2>our.err
 	our_status=$?
 	if [ $peer_new = no ]; then
+		! have qemu-img || (cd theirs && qemu-img "$@") >peer.out 2>peer.err
 		is $our_status 0 "$peer_name"
 		return
 	fi
