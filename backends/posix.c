@@ -207,8 +207,12 @@ int posix_reflag(struct blk *b, struct posix *p, struct err *err)
 
 void posix_close(struct posix *p)
 {
-	if (p->fd >= 0)
-		close(p->fd); /* and with it the locks */
+	if (p->fd < 0)
+		return;
+	/* close() would drop the locks too, but only with the last reference to the file, and
+	 * a ring may hold one until it is torn down, which can be after the process ended. */
+	imglock_set(&p->lock, p->fd, "", 0, IMGLOCK_ALL, NULL);
+	close(p->fd);
 	p->fd = -1;
 }
 
