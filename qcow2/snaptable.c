@@ -56,6 +56,18 @@ static void parse_extra(const struct qcow2 *q, const struct qcow2_snapshot_entry
 	s->unknown_extra_bytes = bytes > sizeof(x) ? bytes - sizeof(x) : 0;
 }
 
+/* Text as it lies in the table, which ends without a zero byte. */
+static char *text_dup(const uint8_t *text, size_t bytes)
+{
+	char *copy = malloc(bytes + 1);
+
+	if (copy) {
+		memcpy(copy, text, bytes);
+		copy[bytes] = 0;
+	}
+	return copy;
+}
+
 /* The entry at *offset, which moves behind it. s owns what it has even on failure. */
 static int parse_entry(struct qcow2 *q, struct window *w, uint64_t *offset, uint32_t i,
 	struct qcow2_snap *s, struct err *err)
@@ -95,8 +107,8 @@ static int parse_entry(struct qcow2 *q, struct window *w, uint64_t *offset, uint
 				s->unknown_extra_bytes);
 	}
 	p += extra;
-	s->id = strndup((const char *)p, id);
-	s->name = strndup((const char *)p + id, name);
+	s->id = text_dup(p, id);
+	s->name = text_dup(p + id, name);
 	if (!s->id || !s->name || (s->unknown_extra_bytes && !s->extra))
 		return err_set(err, ENOMEM, "no memory for the snapshot table");
 	*offset += round_up(sizeof(e) + extra + id + name, 8);
