@@ -444,11 +444,12 @@ static int round_run(struct run *r)
 
 /* ---- between rounds -------------------------------------------------------------- */
 
-/* Counts of few bits cannot count many snapshots: refusing is right, changing something
- * is not, and the next comparison would see it. */
-static bool may_refuse(const struct run *r)
+/* Counts of few bits cannot count many snapshots, or snapshots of clusters that many
+ * compressed ones share: refusing is right, changing something is not, and the next
+ * comparison would see it. */
+static bool may_refuse(const struct run *r, const struct err *said)
 {
-	return r->cfg.refcount_bits < 4;
+	return r->cfg.refcount_bits < 16 && strstr(said->msg, "maximum refcount");
 }
 
 static int snapshot_create(struct run *r)
@@ -461,7 +462,8 @@ static int snapshot_create(struct run *r)
 	snprintf(name, sizeof(name), "snap%u", ++r->snapshots_made);
 	trace(r, "snapshot create %s\n", name);
 	if (blk_snapshot_create(r->b, name, &err))
-		return may_refuse(r) ? 0 : failed(r, "snapshot create: %s", err.msg);
+		return may_refuse(r, &err) ? 0
+					   : failed(r, "snapshot create: %s", err.msg);
 	return disk_snapshot_add(&r->disk, name, &r->err);
 }
 
@@ -475,7 +477,7 @@ static int snapshot_apply(struct run *r)
 	i = rng_below(&r->rng, r->disk.n_snaps);
 	trace(r, "snapshot apply %s\n", r->disk.snaps[i].name);
 	if (blk_snapshot_apply(r->b, r->disk.snaps[i].name, &err))
-		return may_refuse(r) ? 0 : failed(r, "snapshot apply: %s", err.msg);
+		return may_refuse(r, &err) ? 0 : failed(r, "snapshot apply: %s", err.msg);
 	disk_snapshot_apply(&r->disk, i);
 	return 0;
 }
