@@ -111,6 +111,15 @@ int blk_preadv(struct blk *b, uint64_t offset, const struct iovec *iov, int niov
 int blk_pwritev(struct blk *b, uint64_t offset, const struct iovec *iov, int niov, unsigned flags);
 int blk_pread(struct blk *b, uint64_t offset, void *buf, size_t bytes);
 int blk_pwrite(struct blk *b, uint64_t offset, const void *buf, size_t bytes, unsigned flags);
+/* A compressed write in two steps, so that many can be compressed at once and still be laid
+ * out in the order in which they are stored. blk_pack compresses: range, shape and errors as
+ * for BLK_COMPRESSED. The data stays the caller's and is needed until blk_packed_free, since
+ * what does not shrink is stored from there. blk_write_packed stores, once. */
+struct blk_packed;
+int blk_pack(struct blk *b, uint64_t offset, const struct iovec *iov, int niov,
+	struct blk_packed **out);
+int blk_write_packed(struct blk *b, struct blk_packed *p);
+void blk_packed_free(struct blk *b, struct blk_packed *p);
 /* After it the range reads as zeros. */
 int blk_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags);
 /* A hint; after it the range reads as anything that was there before or zeros. */

@@ -11,8 +11,7 @@
  *
  * Order: a format that allocates as writes come would lay the disk out as chance has it.
  * There (`in_order`) pieces that write carry a sequence number and wait for their turn;
- * the tasks behind read ahead meanwhile. Compressed writes go out many clusters at a
- * time, since the driver compresses those of one request in parallel.
+ * the tasks behind read ahead meanwhile, and compress ahead too (blk_pack).
  *
  * Invariants:
  * 1. Every byte of [0, total) belongs to exactly one piece.
@@ -44,10 +43,11 @@
 /* Small enough that a piece is still in the processor's cache when it is searched for
  * zeros and written, large enough that a request's fixed cost does not show. */
 #define COPY_PIECE_BYTES (1 * MiB)
-/* Compressed: clusters a request, so that the wait for its slowest cluster is small
- * beside the rest, and the memory all tasks may spend on it. */
-#define COPY_PIECE_CLUSTERS    32u
-#define COPY_COMPRESS_MEM      (32 * MiB)
+/* Compressed: the clusters of a piece, each of which may be a run of its own; large
+ * enough that handing it to a worker does not show. */
+#define COPY_PIECE_CLUSTERS    64u
+#define COPY_PACK_BYTES        (512 * KiB)
+#define COPY_PACK_PARALLEL     6u
 #define COPY_OFFLOAD_BYTES     (64 * MiB)
 #define COPY_ZERO_PIECE_BYTES  (1 * GiB)
 #define COPY_SCAN_BYTES        4096u
@@ -92,9 +92,18 @@ struct copy {
 	atomic_int ret; /* 0 while all is well; set under turn_lock */
 };
 
+/* A part of a piece to be compressed; packed NULL: zeros. */
+struct pack_run {
+	uint64_t offset, bytes;
+	struct iovec iov;
+	struct blk_packed *packed;
+};
+
 struct copy_task {
 	struct copy *c;
-	void *buf; /* piece_bytes, allocated when first needed */
+	void *buf; /* piece_bytes */
+	struct pack_run runs[COPY_PIECE_CLUSTERS];
+	unsigned n_runs;
 };
 
 bool copy_starts_zero(const struct blk *dst)
@@ -385,8 +394,7 @@ static int read_piece(struct copy *c, const struct piece *p, uint8_t *buf)
 
 static int write_data(struct copy *c, uint64_t offset, const uint8_t *buf, uint64_t bytes)
 {
-	unsigned flags = c->job->compressed ? BLK_COMPRESSED : 0;
-	int ret = blk_pwrite(c->job->dst, offset, buf, (size_t)bytes, flags);
+	int ret = blk_pwrite(c->job->dst, offset, buf, (size_t)bytes, 0);
 
 	return ret < 0 ? fail(c, c->job->dst, offset, "writing", ret) : 0;
 }
@@ -511,15 +519,76 @@ static void piece_end(struct copy *c, const struct piece *p)
 	task_unlock(&c->turn_lock);
 }
 
+static int pack_one(struct copy *c, struct copy_task *t, uint64_t offset, uint8_t *buf,
+	uint64_t bytes, bool zero)
+{
+	struct pack_run *r = &t->runs[t->n_runs];
+	int ret = 0;
+
+	assert(t->n_runs < COPY_PIECE_CLUSTERS);
+	*r = (struct pack_run){offset, bytes, {buf, bytes}, NULL};
+	if (!zero)
+		ret = blk_pack(c->job->dst, offset, &r->iov, 1, &r->packed);
+	if (ret < 0)
+		return fail(c, c->job->dst, offset, "compressing", ret);
+	t->n_runs++;
+	return 0;
+}
+
+/* What of a piece can be done before its turn. */
+static int pack_piece(struct copy *c, struct copy_task *t, const struct piece *p)
+{
+	bool look = c->job->min_sparse, zero = false;
+	uint8_t *buf = t->buf;
+	uint64_t pos = 0, run;
+	int ret = 0;
+
+	if (p->kind == PIECE_ZERO && look)
+		return pack_one(c, t, p->offset, NULL, p->bytes, true);
+	if (p->kind == PIECE_ZERO)
+		memset(buf, 0, (size_t)p->bytes);
+	for (; !ret && pos < p->bytes; pos += run) {
+		run = p->bytes - pos;
+		if (look)
+			run = scan_run(c, p->offset + pos, buf + pos, run, &zero);
+		ret = pack_one(c, t, p->offset + pos, buf + pos, run, zero);
+	}
+	return ret;
+}
+
+static int write_packed(struct copy *c, struct copy_task *t)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; !ret && i < t->n_runs && !stopped(c); i++) {
+		struct pack_run *r = &t->runs[i];
+
+		if (!r->packed)
+			ret = write_zero(c, r->offset, r->bytes);
+		else if ((ret = blk_write_packed(c->job->dst, r->packed)) < 0)
+			fail(c, c->job->dst, r->offset, "writing", ret);
+	}
+	return ret;
+}
+
+static void packed_free(struct copy *c, struct copy_task *t)
+{
+	while (t->n_runs)
+		blk_packed_free(c->job->dst, t->runs[--t->n_runs].packed);
+}
+
 static int read_and_write(struct copy *c, struct copy_task *t, const struct piece *p)
 {
 	int ret = 0;
 
 	if (p->kind == PIECE_DATA)
 		ret = read_piece(c, p, t->buf);
+	if (!ret && c->job->compressed && !stopped(c))
+		ret = pack_piece(c, t, p);
 	wait_turn(c, p);
 	if (!ret && !stopped(c))
-		ret = write_piece(c, t, p);
+		ret = c->job->compressed ? write_packed(c, t) : write_piece(c, t, p);
+	packed_free(c, t);
 	return ret;
 }
 
@@ -589,11 +658,6 @@ static int copy_task_main(void *arg)
  * Setting up.
  */
 
-static uint64_t pow2_floor(uint64_t n)
-{
-	return 1ull << (63 - __builtin_clzll(n));
-}
-
 static void plan(struct copy *c)
 {
 	struct copy_job *job = c->job;
@@ -610,14 +674,11 @@ static void plan(struct copy *c)
 	atomic_init(&c->offload, job->copy_offload && !job->compressed && !job->salvage);
 
 	if (job->compressed) {
-		uint64_t clusters = MAX(2 * MiB / c->align, 2ull * worker_cpu_count());
-
-		clusters = pow2_floor(MIN(clusters, COPY_PIECE_CLUSTERS));
 		c->align = cluster ? cluster : c->align;
 		c->scan_bytes = c->align;
-		c->piece_bytes = clusters * c->align;
-		c->parallel = (unsigned)MIN((uint64_t)c->parallel,
-			MAX(COPY_COMPRESS_MEM / c->piece_bytes, 2ull));
+		c->piece_bytes = MIN(COPY_PACK_BYTES, COPY_PIECE_CLUSTERS * c->align);
+		c->piece_bytes = MAX(c->piece_bytes, c->align);
+		c->parallel = MIN(c->parallel, COPY_PACK_PARALLEL);
 	}
 	c->backed = round_up(job->backing_bytes, c->align);
 }

@@ -70,6 +70,11 @@ struct blk_driver {
 		int niov);
 	int (*pwritev)(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 		int niov, unsigned flags);
+	/* BLK_COMPRESSED in two steps (blk_pack); with BLK_CAP_COMPRESS. */
+	int (*pack)(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,
+		int niov, struct blk_packed **out);
+	int (*write_packed)(struct blk *b, struct blk_packed *p);
+	void (*packed_free)(struct blk_packed *p);
 	int (*flush)(struct blk *b);		   /* NULL: nothing to do */
 	/* -ENOTSUP falls back. The end of the disk counts as aligned. */
 	int (*zero)(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags);

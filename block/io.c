@@ -466,6 +466,38 @@ static int write_compressed(struct blk *b, uint64_t offset, size_t bytes,
 	return write_pieces(b, offset, bytes, iov, niov, flags | BLK_COMPRESSED);
 }
 
+int blk_pack(struct blk *b, uint64_t offset, const struct iovec *iov, int niov,
+	struct blk_packed **out)
+{
+	size_t bytes = iov_bytes(iov, niov);
+	int ret = check_request(b, offset, iov, niov, bytes, 0, 0);
+
+	if (ret)
+		return ret;
+	if (blk_read_only(b))
+		return -EACCES;
+	if (!b->drv->pack || !(b->caps & BLK_CAP_COMPRESS))
+		return -ENOTSUP;
+	if (!bytes || ((offset | bytes) & b->gate->align_mask))
+		return -EINVAL;
+	return answer(b->drv->pack(b, offset, bytes, iov, niov, out));
+}
+
+int blk_write_packed(struct blk *b, struct blk_packed *p)
+{
+	int ret = answer(b->drv->write_packed(b, p));
+
+	if (!ret && (b->flags & BLK_O_WRITETHROUGH))
+		ret = driver_flush(b);
+	return ret;
+}
+
+void blk_packed_free(struct blk *b, struct blk_packed *p)
+{
+	if (p)
+		b->drv->packed_free(p);
+}
+
 static int write_ordered(struct blk *b, uint64_t offset, size_t bytes,
 	const struct iovec *iov, int niov, unsigned flags, unsigned driver_flags)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Compressed clusters. One request carries several clusters: they are compressed side by side
- * on the CPU workers, packed one behind the other in guest order, and written in as few
+ * Compressed clusters, in two steps (blk_pack). The clusters of a request are compressed side
+ * by side on the CPU workers; stored, they lie one behind the other in guest order, in as few
  * writes as their places allow. A cluster that does not shrink is written plain.
  *
  * Packed clusters share host clusters, and the last sector of one may hold the first bytes of
@@ -10,25 +10,25 @@
  */
 #include "qcow2/qcow2.h"
 
-/* Plain bytes of one batch; at least two clusters, so that two cores have work. */
-#define BATCH_BYTES    (4u << 20)
-#define BATCH_CLUSTERS 64u
+/* Clusters that are stored, and linked, in one go. */
+#define STORE_CLUSTERS 64u
+/* Plain bytes of a long request that are in memory compressed at once. */
+#define REQUEST_BYTES (4u << 20)
 
-struct batch {
+struct blk_packed {
 	struct qcow2 *q;
 	uint64_t offset; /* guest, of cluster 0 */
+	uint64_t bytes;	 /* plain; the last cluster may be cut by the disk's end */
 	uint32_t n;
-	const struct iovec *iov; /* of the request */
+	const struct iovec *iov; /* the caller's */
 	int niov;
-	size_t pos;
-	uint64_t bytes; /* of the batch; the last cluster may be cut by the disk's end */
-	atomic_uint next;
-	uint8_t *out;			  /* n × cluster_bytes */
-	uint32_t packed[BATCH_CLUSTERS];  /* bytes; 0: does not shrink */
-	uint64_t host[BATCH_CLUSTERS];
+	atomic_uint next; /* cluster that nobody compresses yet */
+	uint8_t *out;	  /* n × cluster_bytes */
+	uint32_t *packed; /* bytes of each; 0: does not shrink */
+	uint64_t *host;
 };
 
-static uint64_t plain_bytes(const struct batch *w, uint32_t i)
+static uint64_t plain_bytes(const struct blk_packed *w, uint32_t i)
 {
 	uint64_t at = (uint64_t)i << w->q->cluster_bits;
 
@@ -36,9 +36,9 @@ static uint64_t plain_bytes(const struct batch *w, uint32_t i)
 }
 
 /* Where cluster i lies in one piece in the caller's buffer; NULL where it does not. */
-static const uint8_t *contiguous(const struct batch *w, uint32_t i)
+static const uint8_t *contiguous(const struct blk_packed *w, uint32_t i)
 {
-	size_t at = w->pos + ((size_t)i << w->q->cluster_bits);
+	size_t at = (size_t)i << w->q->cluster_bits;
 
 	if (plain_bytes(w, i) < w->q->cluster_bytes)
 		return NULL;
@@ -52,7 +52,7 @@ static const uint8_t *contiguous(const struct batch *w, uint32_t i)
 	return NULL;
 }
 
-static int compress_cluster(struct batch *w, uint32_t i)
+static int compress_cluster(struct blk_packed *w, uint32_t i)
 {
 	const struct qcow2 *q = w->q;
 	const uint8_t *plain = contiguous(w, i);
@@ -65,7 +65,7 @@ static int compress_cluster(struct batch *w, uint32_t i)
 		bounce = buf_alloc(q->cluster_bytes);
 		if (!bounce)
 			return -ENOMEM;
-		iov_to_buf(w->iov, w->niov, w->pos + ((size_t)i << q->cluster_bits), bounce, bytes);
+		iov_to_buf(w->iov, w->niov, (size_t)i << q->cluster_bits, bounce, bytes);
 		memset(bounce + bytes, 0, q->cluster_bytes - bytes);
 		plain = bounce;
 	}
@@ -81,7 +81,7 @@ static int compress_cluster(struct batch *w, uint32_t i)
 
 static long compress_some(void *arg)
 {
-	struct batch *w = arg;
+	struct blk_packed *w = arg;
 	unsigned i;
 	int ret = 0;
 
@@ -95,7 +95,7 @@ static int compress_task(void *arg)
 	return (int)worker_call(WORKER_CPU, compress_some, arg);
 }
 
-static int compress_all(struct batch *w)
+static int compress_all(struct blk_packed *w)
 {
 	unsigned tasks = MIN(worker_cpu_count(), w->n);
 	struct task_group g;
@@ -112,10 +112,10 @@ static int compress_all(struct batch *w)
 
 /* Writes clusters [first, end), all of which shrank, and whose places are known: one write
  * for each run that is contiguous on the host. */
-static int write_packed(struct batch *w, uint32_t first, uint32_t end)
+static int write_packed(struct blk_packed *w, uint32_t first, uint32_t end)
 {
 	struct qcow2 *q = w->q;
-	struct iovec iov[BATCH_CLUSTERS];
+	struct iovec iov[STORE_CLUSTERS];
 	int ret = 0;
 
 	while (first < end && ret == 0) {
@@ -136,9 +136,9 @@ static int write_packed(struct batch *w, uint32_t first, uint32_t end)
 }
 
 struct pack_link {
-	const struct batch *w;
+	const struct blk_packed *w;
 	uint32_t first;
-	struct qcow2_entry old[BATCH_CLUSTERS];
+	struct qcow2_entry old[STORE_CLUSTERS];
 };
 
 static void pack_entry(void *arg, uint32_t i, struct qcow2_entry *e)
@@ -153,7 +153,7 @@ static void pack_entry(void *arg, uint32_t i, struct qcow2_entry *e)
 }
 
 /* Clusters [first, end) of the batch: allocate, write, link, drop the old. */
-static int store_packed_locked(struct batch *w, uint32_t first, uint32_t end)
+static int store_packed_locked(struct blk_packed *w, uint32_t first, uint32_t end)
 {
 	struct qcow2 *q = w->q;
 	uint64_t guest = w->offset + ((uint64_t)first << q->cluster_bits);
@@ -179,7 +179,7 @@ static int store_packed_locked(struct batch *w, uint32_t first, uint32_t end)
 	return ret;
 }
 
-static int store_packed(struct batch *w, uint32_t first, uint32_t end)
+static int store_packed(struct blk_packed *w, uint32_t first, uint32_t end)
 {
 	struct qcow2_inflight f;
 	int ret;
@@ -190,76 +190,121 @@ static int store_packed(struct batch *w, uint32_t first, uint32_t end)
 	return ret;
 }
 
-static int store_plain(struct batch *w, uint32_t i)
+static int store_plain(struct blk_packed *w, uint32_t i)
 {
 	size_t at = (size_t)i << w->q->cluster_bits;
 	struct qcow2_part p;
 	int ret;
 
-	qcow2_part_init(&p, w->iov, w->niov, w->pos + at, plain_bytes(w, i));
+	qcow2_part_init(&p, w->iov, w->niov, at, plain_bytes(w, i));
 	ret = p.iov ? qcow2_write_guest(w->q, w->offset + at, plain_bytes(w, i), p.iov, p.n)
 		    : -ENOMEM;
 	qcow2_part_free(&p);
 	return ret;
 }
 
-static int store_all(struct batch *w)
+/* How many clusters from i on shrank and are linked by one slice. */
+static uint32_t packed_run(const struct blk_packed *w, uint32_t i)
+{
+	uint64_t at = w->offset + ((uint64_t)i << w->q->cluster_bits), most = w->n - i;
+	uint32_t n = 0;
+
+	most = MIN(most, qcow2_slice_left(w->q, at));
+	most = MIN(most, (uint64_t)STORE_CLUSTERS);
+	while (n < most && w->packed[i + n])
+		n++;
+	return n;
+}
+
+static int store_all(struct blk_packed *w)
 {
 	int ret = 0;
 
-	for (uint32_t i = 0, end; i < w->n && ret == 0; i = end) {
-		end = i + 1;
-		if (!w->packed[i]) {
+	for (uint32_t i = 0, n; i < w->n && ret == 0; i += n) {
+		n = packed_run(w, i);
+		if (n) {
+			ret = store_packed(w, i, i + n);
+		} else {
 			ret = store_plain(w, i);
-			continue;
+			n = 1;
 		}
-		while (end < w->n && w->packed[end])
-			end++;
-		ret = store_packed(w, i, end);
 	}
 	return ret;
 }
 
-static int write_batch(struct batch *w)
+void qcow2_packed_free(struct blk_packed *w)
 {
-	unsigned epoch;
-	int ret;
-
-	w->out = buf_alloc((size_t)w->n << w->q->cluster_bits);
-	if (!w->out)
-		return -ENOMEM;
-	ret = compress_all(w);
-	if (ret == 0) {
-		epoch = qcow2_enter(w->q);
-		ret = store_all(w);
-		qcow2_leave(w->q, epoch);
-	}
 	buf_free(w->out);
-	return ret;
+	free(w->packed);
+	free(w->host);
+	free(w);
 }
 
-int qcow2_write_compressed(struct qcow2 *q, uint64_t offset, uint64_t bytes,
-	const struct iovec *iov, int niov)
+int qcow2_pack(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov,
+	struct blk_packed **out)
 {
-	uint64_t most = MAX((uint64_t)BATCH_BYTES >> q->cluster_bits, (uint64_t)2);
-	uint64_t pos = 0;
-	int ret = 0;
+	struct qcow2 *q = b->state;
+	struct blk_packed *w;
+	int ret = -ENOMEM;
 
 	if (q->external_data || q->encrypted)
 		return -ENOTSUP;
 	if (qcow2_in_cluster(q, offset) ||
-		(qcow2_in_cluster(q, bytes) && offset + bytes != blk_size(q->b)))
+		(qcow2_in_cluster(q, bytes) && offset + bytes != blk_size(b)))
 		return -EINVAL;
-	while (pos < bytes && ret == 0) {
-		struct batch w = { .q = q, .offset = offset + pos, .iov = iov, .niov = niov,
-			.pos = pos };
-		uint64_t n = MIN(most, div_round_up(bytes - pos, q->cluster_bytes));
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	w->q = q;
+	w->offset = offset;
+	w->bytes = bytes;
+	w->n = (uint32_t)div_round_up(bytes, q->cluster_bytes);
+	w->iov = iov;
+	w->niov = niov;
+	w->out = buf_alloc((size_t)w->n << q->cluster_bits);
+	w->packed = calloc(w->n, sizeof(*w->packed));
+	w->host = calloc(w->n, sizeof(*w->host));
+	if (w->out && w->packed && w->host)
+		ret = compress_all(w);
+	if (ret < 0)
+		qcow2_packed_free(w);
+	else
+		*out = w;
+	return ret;
+}
 
-		n = MIN(n, (uint64_t)BATCH_CLUSTERS);
-		w.n = (uint32_t)MIN(n, qcow2_slice_left(q, w.offset));
-		w.bytes = MIN((uint64_t)w.n << q->cluster_bits, bytes - pos);
-		ret = write_batch(&w);
-		pos += w.bytes;
+int qcow2_write_packed(struct blk *b, struct blk_packed *w)
+{
+	struct qcow2 *q = b->state;
+	unsigned epoch;
+	int ret = qcow2_change_begin(q, &epoch);
+
+	if (ret < 0)
+		return ret;
+	ret = store_all(w);
+	qcow2_leave(q, epoch);
+	return ret;
+}
+
+/* Compressed writes in one step: what is in memory at once is bounded. */
+int qcow2_write_compressed(struct qcow2 *q, uint64_t offset, uint64_t bytes,
+	const struct iovec *iov, int niov)
+{
+	uint64_t most = MAX((uint64_t)REQUEST_BYTES, (uint64_t)q->cluster_bytes), step;
+	int ret = 0;
+
+	for (uint64_t pos = 0; pos < bytes && ret == 0; pos += step) {
+		struct blk_packed *w = NULL;
+		struct qcow2_part p;
+
+		step = MIN(bytes - pos, most);
+		qcow2_part_init(&p, iov, niov, pos, step);
+		ret = p.iov ? qcow2_pack(q->b, offset + pos, step, p.iov, p.n, &w) : -ENOMEM;
+		if (ret == 0)
+			ret = qcow2_write_packed(q->b, w);
+		if (w)
+			qcow2_packed_free(w);
+		qcow2_part_free(&p);
 	}
 	return ret;
 }

@@ -471,7 +471,10 @@ void qcow2_part_free(struct qcow2_part *p);
  * of snapshots lies. */
 int qcow2_read_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 	int niov);
-/* Writes guest data; inside an epoch, after qcow2_prepare_write. */
+/* What every change of guest data begins with: the image is fit and prepared for it, not too
+ * much is waiting to be committed, and the request is in an epoch. */
+int qcow2_change_begin(struct qcow2 *q, unsigned *epoch);
+/* Writes guest data; after qcow2_change_begin. */
 int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 	int niov);
 /* The entry may be written in place or filled: a cluster of its own, counted once. */
@@ -482,6 +485,10 @@ void qcow2_entry_drop(struct qcow2 *q, struct qcow2_entry e);
 int qcow2_read_compressed(struct qcow2 *q, const struct qcow2_run *run, uint8_t *out);
 int qcow2_write_compressed(struct qcow2 *q, uint64_t offset, uint64_t bytes,
 	const struct iovec *iov, int niov);
+int qcow2_pack(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov,
+	struct blk_packed **out);
+int qcow2_write_packed(struct blk *b, struct blk_packed *w);
+void qcow2_packed_free(struct blk_packed *w);
 
 int qcow2_crypt_open(struct qcow2 *q, struct opts *opts, struct err *err);
 void qcow2_crypt_close(struct qcow2 *q);

@@ -441,6 +441,17 @@ int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const st
 	return ret;
 }
 
+int qcow2_change_begin(struct qcow2 *q, unsigned *epoch)
+{
+	int ret = q->corrupt ? -EIO : qcow2_prepare_write(q);
+
+	if (ret == 0)
+		ret = qcow2_commit_if_pressed(q);
+	if (ret == 0)
+		*epoch = qcow2_enter(q);
+	return ret;
+}
+
 int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov,
 	unsigned flags)
 {
@@ -448,18 +459,13 @@ int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct i
 	unsigned epoch;
 	int ret;
 
-	if (q->corrupt)
-		return -EIO;
-	if (q->encrypted && !q->cipher)
-		return -EACCES;
-	ret = qcow2_prepare_write(q);
-	if (ret == 0)
-		ret = qcow2_commit_if_pressed(q);
-	if (ret < 0)
-		return ret;
 	if (flags & BLK_COMPRESSED)
 		return qcow2_write_compressed(q, offset, bytes, iov, niov);
-	epoch = qcow2_enter(q);
+	if (q->encrypted && !q->cipher)
+		return -EACCES;
+	ret = qcow2_change_begin(q, &epoch);
+	if (ret < 0)
+		return ret;
 	ret = qcow2_write_guest(q, offset, bytes, iov, niov);
 	qcow2_leave(q, epoch);
 	return ret;

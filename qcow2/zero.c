@@ -232,22 +232,11 @@ static int zero_locked(struct qcow2 *q, uint64_t offset, uint64_t end, unsigned 
 	return ret;
 }
 
-static int change_begin(struct qcow2 *q, unsigned *epoch)
-{
-	int ret = q->corrupt ? -EIO : qcow2_prepare_write(q);
-
-	if (ret == 0)
-		ret = qcow2_commit_if_pressed(q);
-	if (ret == 0)
-		*epoch = qcow2_enter(q);
-	return ret;
-}
-
 int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 {
 	struct qcow2 *q = b->state;
 	unsigned epoch;
-	int ret = change_begin(q, &epoch);
+	int ret = qcow2_change_begin(q, &epoch);
 
 	if (ret < 0)
 		return ret;
@@ -278,7 +267,7 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	if (!w)
 		return -ENOMEM;
 	*w = (struct wipe){ .q = q, .unallocated = q->version < 3, .leave_missing = true };
-	ret = change_begin(q, &epoch);
+	ret = qcow2_change_begin(q, &epoch);
 	if (ret == 0) {
 		ret = wipe_range(w, offset, end - offset);
 		if (ret == 0 && q->external_data)
@@ -298,7 +287,7 @@ int qcow2_forget_range(struct qcow2 *q, uint64_t offset, uint64_t bytes)
 	if (!w)
 		return -ENOMEM;
 	*w = (struct wipe){ .q = q, .unallocated = true, .leave_missing = true, .forget = true };
-	ret = change_begin(q, &epoch);
+	ret = qcow2_change_begin(q, &epoch);
 	if (ret == 0) {
 		ret = wipe_range(w, offset, bytes);
 		qcow2_leave(q, epoch);
