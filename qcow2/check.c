@@ -20,248 +20,10 @@
  */
 #include "qcow2/check.h"
 
-#include <stdarg.h>
-#include <stdio.h>
-
-/* Findings told one by one in each step; the others are counted and summed up in a line.
- */
-#define MAX_FINDINGS (256u << 10)
 /* Of all L1 tables together: a thousand snapshots of a 1 TiB disk with 4 KiB clusters. */
 #define MAX_L1_ENTRIES (1ull << 30)
 
-/* ---- telling
- * ------------------------------------------------------------------------------- */
-
-void check_found(struct check *c, enum finding_kind kind, uint64_t key, uint64_t x,
-	uint64_t y, uint64_t z)
-{
-	struct finding *v;
-
-	if (!c->out->report)
-		return;
-	if (c->n_found == c->cap_found) {
-		size_t cap = c->cap_found ? c->cap_found * 2 : 256;
-
-		v = cap <= MAX_FINDINGS ? realloc(c->found, cap * sizeof(*v)) : NULL;
-		if (!v) {
-			c->n_untold++;
-			return;
-		}
-		c->found = v;
-		c->cap_found = cap;
-	}
-	c->found[c->n_found] = (struct finding){key, c->n_found, x, y, z, kind};
-	c->n_found++;
-}
-
-void check_say(struct check *c, bool error, const char *fmt, ...)
-{
-	char line[512];
-	va_list ap;
-
-	if (!c->out->report)
-		return;
-	va_start(ap, fmt);
-	vsnprintf(line, sizeof(line), fmt, ap);
-	va_end(ap);
-	c->out->report(c->out->arg, error, line);
-}
-
-static const char *kind_name(uint64_t kind)
-{
-	static const char *const names[] = {
-		[QCOW2_DATA] = "data",
-		[QCOW2_K_HEADER] = "header",
-		[QCOW2_K_L1] = "active L1 table",
-		[QCOW2_K_L2] = "L2 table",
-		[QCOW2_K_REFTABLE] = "refcount table",
-		[QCOW2_K_REFBLOCK] = "refcount block",
-		[QCOW2_K_SNAPSHOTS] = "snapshot table",
-		[QCOW2_K_SNAPSHOT_L1] = "inactive L1 table",
-		[QCOW2_K_LUKS] = "encryption header",
-		[QCOW2_K_BITMAPS] = "bitmaps",
-	};
-
-	return names[kind];
-}
-
-static void tell_table(struct check *c, const struct finding *f)
-{
-	switch (f->kind) {
-	case FOUND_PAST_END:
-		check_say(c, true,
-			"ERROR: counting reference for region exceeding the end of the "
-			"file by one cluster or more: offset 0x%" PRIx64
-			" size 0x%" PRIx64,
-			f->a, f->b);
-		break;
-	case FOUND_L1_RESERVED:
-		check_say(c, true,
-			"ERROR found L1 entry with reserved bits set: %" PRIx64, f->a);
-		break;
-	case FOUND_L1_UNALIGNED:
-		check_say(c, true,
-			"ERROR l2_offset=%" PRIx64
-			": Table is not cluster aligned; L1 entry corrupted",
-			f->a);
-		break;
-	case FOUND_REFT_RESERVED:
-		check_say(c, true,
-			"ERROR refcount table entry %" PRIu64 " has reserved bits set",
-			f->a);
-		break;
-	case FOUND_REFBLOCK_UNALIGNED:
-		check_say(c, true,
-			"ERROR refcount block %" PRIu64
-			" is not cluster aligned; refcount table entry corrupted",
-			f->a);
-		break;
-	case FOUND_REFBLOCK_OUTSIDE:
-		check_say(c, true, "ERROR refcount block %" PRIu64 " is outside image",
-			f->a);
-		break;
-	case FOUND_REFBLOCK_SHARED:
-		check_say(c, true, "ERROR refcount block %" PRIu64 " refcount=%" PRIu64,
-			f->a, f->b);
-		break;
-	default:
-		check_say(c, true,
-			"ERROR cluster %" PRIu64 " is used by the %s and the %s at once",
-			f->a, kind_name(f->b), kind_name(f->c));
-		break;
-	}
-}
-
-static void tell_entry(struct check *c, const struct finding *f)
-{
-	switch (f->kind) {
-	case FOUND_L2_RESERVED:
-		check_say(c, true,
-			"ERROR found l2 entry with reserved bits set: %" PRIx64, f->a);
-		break;
-	case FOUND_DATA_UNALIGNED:
-		check_say(c, true,
-			"ERROR offset=%" PRIx64
-			": Data cluster is not properly aligned; L2 entry corrupted.",
-			f->a);
-		break;
-	case FOUND_PREALLOC_UNALIGNED:
-	case FIXED_PREALLOC_UNALIGNED:
-		check_say(c, f->kind == FOUND_PREALLOC_UNALIGNED,
-			"%s offset=%" PRIx64 ": Preallocated cluster is not properly "
-			"aligned; L2 entry corrupted.",
-			f->kind == FOUND_PREALLOC_UNALIGNED ? "ERROR" : "Repairing",
-			f->a);
-		break;
-	case FOUND_BITMAP_BAD:
-		check_say(c, true,
-			"ERROR offset=%" PRIx64
-			": Allocated cluster has corrupted subcluster allocation bitmap",
-			f->a);
-		break;
-	case FOUND_BITMAP_UNALLOCATED:
-		check_say(c, true,
-			"ERROR: Unallocated cluster has non-zero subcluster allocation "
-			"map");
-		break;
-	case FOUND_BITMAP_COMPRESSED:
-		check_say(c, true,
-			"ERROR compressed cluster %" PRIu64
-			" with non-zero subcluster allocation bitmap, entry=0x%" PRIx64,
-			f->a, f->b);
-		break;
-	case FOUND_COMPRESSED_DATA_FILE:
-		check_say(c, true,
-			"ERROR compressed cluster %" PRIu64
-			" with data file, entry=0x%" PRIx64,
-			f->a, f->b);
-		break;
-	default:
-		check_say(c, true,
-			"ERROR guest offset=%" PRIx64 ": data file offset=%" PRIx64
-			" is another",
-			f->a, f->b);
-		break;
-	}
-}
-
-static void tell_count(struct check *c, const struct finding *f)
-{
-	const char *verb = f->kind == FIXED_REFCOUNT || f->kind == FIXED_L2_COPIED ||
-					   f->kind == FIXED_DATA_COPIED ||
-					   f->kind == FIXED_COMPRESSED_COPIED
-				   ? "Repairing"
-				   : "ERROR";
-	bool error = *verb == 'E';
-
-	switch (f->kind) {
-	case FOUND_REFCOUNT_HIGH:
-		check_say(c, false,
-			"Leaked cluster %" PRIu64 " refcount=%" PRIu64
-			" reference=%" PRIu64,
-			f->a, f->b, f->c);
-		break;
-	case FOUND_REFCOUNT_LOW:
-	case FIXED_REFCOUNT:
-		check_say(c, error,
-			"%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
-			verb, f->a, f->b, f->c);
-		break;
-	case FOUND_L2_COPIED:
-	case FIXED_L2_COPIED:
-		check_say(c, error,
-			"%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64
-			" l1_entry=%" PRIx64 " refcount=%" PRIu64,
-			verb, f->a, f->b, f->c);
-		break;
-	case FOUND_DATA_COPIED:
-	case FIXED_DATA_COPIED:
-		check_say(c, error,
-			"%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64
-			" refcount=%" PRIu64,
-			verb, f->a, f->b);
-		break;
-	default:
-		check_say(c, error,
-			"%s OFLAG_COPIED compressed cluster: l2_entry=%" PRIx64, verb,
-			f->a);
-		break;
-	}
-}
-
-static int by_key(const void *a, const void *b)
-{
-	const struct finding *x = a, *y = b;
-
-	if (x->key != y->key)
-		return x->key < y->key ? -1 : 1;
-	return x->seq < y->seq ? -1 : x->seq > y->seq;
-}
-
-void check_tell(struct check *c)
-{
-	if (c->n_found)
-		qsort(c->found, c->n_found, sizeof(*c->found), by_key);
-	for (size_t i = 0; i < c->n_found; i++) {
-		const struct finding *f = &c->found[i];
-
-		if (f->kind >= FOUND_REFCOUNT_LOW)
-			tell_count(c, f);
-		else if (f->kind >= FOUND_L2_RESERVED &&
-			 f->kind <= FOUND_DATA_FILE_OFFSET)
-			tell_entry(c, f);
-		else
-			tell_table(c, f);
-	}
-	if (c->n_untold)
-		check_say(c, true, "%" PRIu64 " further findings are not listed",
-			c->n_untold);
-	c->n_found = 0;
-	c->n_untold = 0;
-}
-
-/* ---- references
- * ----------------------------------------------------------------------------- */
+/* ---- references ---------------------------------------------------------------------- */
 
 static int too_many(struct check *c, int ret)
 {
@@ -311,6 +73,13 @@ static int count_l1_entry(struct check *c, uint64_t entry, bool active, uint32_t
 	if (entry & QCOW2_L1_RESERVED) {
 		check_found(c, FOUND_L1_RESERVED, 0, entry, 0, 0);
 		c->out->corruptions++;
+	}
+	if (!offset &&
+		(entry &
+			QCOW2_COPIED)) { /* a table was there: whose clusters these are */
+		check_found(c, FOUND_L1_NOWHERE, 0, entry, 0, 0);
+		c->out->corruptions++;
+		c->incomplete = true;
 	}
 	if (!offset)
 		return 0;
@@ -379,41 +148,58 @@ static int count_snapshot(struct check *c, const struct qcow2_snap *s)
 	return 0;
 }
 
+/* The table, as far as it can be read. Where errors are repaired the rest is cut off: where an
+ * entry ends nobody knows, so nothing behind a broken one can be found. */
+static bool read_snapshots(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	uint32_t claimed = q->n_snaps, readable;
+	struct err err = ERR_INIT;
+
+	qcow2_snapshots_forget(q);
+	if (!qcow2_snapshots_read(q, &readable, &err))
+		return true;
+	c->out->corruptions++;
+	if (!(c->fix & BLK_FIX_ERRORS) || err.code == ENOMEM || err.code == EIO) {
+		check_say(c, true, "ERROR %s", err.msg);
+		c->incomplete = true;
+		return false;
+	}
+	check_say(c, false, "Repairing %s", err.msg);
+	check_say(c, false, "Discarding %" PRIu32 " unreadable snapshots",
+		claimed - readable);
+	q->n_snaps = readable;
+	c->out->corruptions_fixed++;
+	c->fix_header = true;
+	return !qcow2_snapshots_read(q, NULL, &err);
+}
+
 static int count_snapshots(struct check *c)
 {
 	struct qcow2 *q = c->q;
 	uint64_t entries = q->l1_entries;
-	struct err err = ERR_INIT;
-	uint32_t short_entries = 0;
 	int ret;
 
-	if (!q->n_snaps)
+	if (!q->n_snaps || !read_snapshots(c) || !q->n_snaps)
 		return 0;
-	qcow2_snapshots_forget(q);
-	ret = qcow2_snapshots_read(q, &err);
-	if (ret) {
-		check_say(c, true, "ERROR %s", err.msg);
-		c->out->corruptions++;
-		c->incomplete = true;
-		return 0;
-	}
 	if (q->external_data) {
 		check_say(c, true, "ERROR %" PRIu32 " snapshots in image with data file",
 			q->n_snaps);
 		c->out->corruptions++;
 	}
-	for (uint32_t i = 0; i < q->n_snaps; i++)
-		if (q->version >= 3 && q->snaps[i].extra_bytes < 2 * sizeof(be64)) {
-			check_say(c, !(c->fix & BLK_FIX_ERRORS),
-				"%s snapshot table entry %" PRIu32 " is incomplete",
-				c->fix & BLK_FIX_ERRORS ? "Repairing" : "ERROR", i);
-			c->out->corruptions++;
-			short_entries++;
-		}
-	c->fix_snapshots = short_entries;
+	for (uint32_t i = 0; i < q->n_snaps; i++) {
+		if (q->version < 3 || q->snaps[i].extra_bytes >= 2 * sizeof(be64))
+			continue;
+		check_say(c, !(c->fix & BLK_FIX_ERRORS),
+			"%s snapshot table entry %" PRIu32 " is incomplete",
+			c->fix & BLK_FIX_ERRORS ? "Repairing" : "ERROR", i);
+		c->out->corruptions++;
+		c->fix_snapshots = true;
+	}
 	ret = count_range(c, q->snaps_offset, q->snaps_bytes, 1, 0);
 	for (uint32_t i = 0; !ret && i < q->n_snaps; i++) {
-		entries += q->snaps[i].l1_entries;
+		if (q->snaps[i].l1_entries <= QCOW2_MAX_L1_BYTES / sizeof(be64))
+			entries += q->snaps[i].l1_entries;
 		if (entries > MAX_L1_ENTRIES)
 			return err_set(c->err, EFBIG,
 				"the L1 tables of snapshots are too large");
@@ -422,26 +208,53 @@ static int count_snapshots(struct check *c)
 	return ret;
 }
 
-static int count_other(struct check *c)
+static int range_is_inside(void *arg, uint64_t offset, uint64_t bytes)
+{
+	const struct check *c = arg;
+
+	if (c->fix & BLK_FIX_ERRORS)
+		return qcow2_cluster_of(c->q, offset + bytes - 1) < c->n_clusters
+			       ? 0
+			       : -ERANGE;
+	return 0; /* told when it is counted */
+}
+
+/* Bitmaps that cannot be read are worth nothing: repairing removes them. */
+static int count_bitmaps(struct check *c)
 {
 	struct qcow2 *q = c->q;
+	bool errors = c->fix & BLK_FIX_ERRORS;
 	struct err err = ERR_INIT;
-	int ret = count_range(c, q->luks_offset, q->luks_bytes, 1, 0);
 
-	if (ret || !q->has_bitmaps_ext || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-		return ret;
-	if (qcow2_bitmaps_each_range(q, count_bitmap_range, c, &err)) {
-		if (c->err->code)
-			return -c->err->code; /* ours: memory */
+	if (!q->has_bitmaps_ext || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return 0;
+	if (!qcow2_bitmaps_each_range(q, range_is_inside, c, &err))
+		return qcow2_bitmaps_each_range(q, count_bitmap_range, c, &err)
+			       ? too_many(c, -err.code)
+			       : 0;
+	c->out->corruptions++;
+	if (!errors || err.code == ENOMEM || err.code == EIO) {
 		check_say(c, true, "ERROR %s", err.msg);
-		c->out->corruptions++;
 		c->incomplete = true;
+		return 0;
 	}
+	check_say(c, false, "Repairing %s: removing all bitmaps", err.msg);
+	q->has_bitmaps_ext = false;
+	q->autoclear &= ~(uint64_t)QCOW2_AUTOCLEAR_BITMAPS;
+	c->out->corruptions_fixed++;
+	c->fix_header = true;
 	return 0;
 }
 
-/* ---- L2 tables
- * ------------------------------------------------------------------------------ */
+static int count_other(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	int ret = count_range(c, q->luks_offset, q->luks_bytes, 1, 0);
+
+	return ret ? ret : count_bitmaps(c);
+}
+
+/* ---- L2 tables ----------------------------------------------------------------------- */
 
 /* What one L2 entry is, for the counters of the report. */
 static void tally(
@@ -637,8 +450,7 @@ static int count_tables(struct check *c)
 	return ret;
 }
 
-/* ---- the refcount structure
- * ----------------------------------------------------------------- */
+/* ---- the refcount structure ---------------------------------------------------------- */
 
 static int count_refblock(struct check *c, uint64_t index, uint64_t entry)
 {
@@ -702,8 +514,7 @@ static int count_refcounts(struct check *c)
 	return ret;
 }
 
-/* ---- metadata upon metadata
- * ------------------------------------------------------------------ */
+/* ---- metadata upon metadata ---------------------------------------------------------- */
 
 struct range {
 	uint64_t first, last; /* clusters */
@@ -800,7 +611,7 @@ static int find_overlaps(struct check *c)
 			w->kind != QCOW2_K_REFBLOCK) {
 			check_found(c, FOUND_OVERLAP, 0, x->first, w->kind, x->kind);
 			c->out->corruptions++;
-			c->incomplete = true;
+			c->incomplete = c->overlaps = true;
 		}
 		if (x->last > w->last)
 			widest = i;
@@ -809,8 +620,7 @@ static int find_overlaps(struct check *c)
 	return ret;
 }
 
-/* ---- counts on disk
- * --------------------------------------------------------------------------- */
+/* ---- counts on disk ------------------------------------------------------------------ */
 
 static int mismatch(struct check *c, uint64_t cluster, uint64_t count, uint64_t refs)
 {
@@ -818,6 +628,7 @@ static int mismatch(struct check *c, uint64_t cluster, uint64_t count, uint64_t 
 
 	if (ret)
 		return too_many(c, ret);
+	c->used_end = MAX(c->used_end, cluster + 1);
 	if (count < refs) {
 		c->out->corruptions++;
 		c->refcount_errors++;
@@ -883,21 +694,38 @@ static int compare_window(
 	return ret;
 }
 
+/* Counts of clusters past the end of the file are nobody's leak: what was counted may never
+ * have been written. Flags of entries that point there are compared with them all the same. */
+static int note_past_end(
+	struct check *c, const uint8_t *block, uint64_t first, uint64_t base)
+{
+	int ret = 0;
+
+	for (uint64_t i = first; !ret && i < 1ull << c->q->refblock_bits; i++) {
+		uint64_t count = qcow2_refcount_load(block, c->q->refcount_order, i);
+
+		if (count)
+			ret = count_add(&c->disk, base + i, count + (count < UINT64_MAX));
+	}
+	return ret ? too_many(c, ret) : 0;
+}
+
 static int compare_block(void *arg, size_t i, uint8_t *cluster, bool *changed)
 {
 	struct check *c = arg;
-	uint64_t n = 1ull << c->q->refblock_bits, base = c->block_index[i] * n;
+	uint64_t n = 1ull << c->q->refblock_bits, base, inside;
 	int ret = 0;
 
 	(void)changed;
 	if (c->block_index[i] > (c->n_clusters >> c->q->refblock_bits))
 		return 0;
-	n = MIN(n, c->n_clusters - base);
-	for (uint64_t at = 0, step; !ret && at < n; at += step) {
-		step = MIN(n - at, (uint64_t)COUNT_CHUNK);
+	base = c->block_index[i] * n;
+	inside = MIN(n, c->n_clusters - base);
+	for (uint64_t at = 0, step; !ret && at < inside; at += step) {
+		step = MIN(inside - at, (uint64_t)COUNT_CHUNK);
 		ret = compare_window(c, cluster, at, base + at, step);
 	}
-	return ret;
+	return ret ? ret : note_past_end(c, cluster, inside, base);
 }
 
 /* What is referenced in parts that no block counts. */
@@ -940,18 +768,30 @@ static int compare_counts(struct check *c)
 	return ret ? ret : compare_uncounted(c);
 }
 
-/* ---- copied flags
- * ------------------------------------------------------------------------------ */
+/* ---- copied flags -------------------------------------------------------------------- */
 
 struct flags_pass {
 	struct check *c;
 	const uint32_t *index; /* of the tables read, in c->l2 */
-	bool repair, clear_only;
+	bool repair, clear_only, lower;
 };
 
+/* The count that decides on a flag. While counts are being repaired it is the one that is
+ * going to be; a count that stays too low decides nothing: *known is false then. */
+static uint64_t deciding_count(const struct flags_pass *p, uint64_t cluster, bool *known)
+{
+	uint64_t count = check_count(p->c, cluster), refs;
+
+	*known = true;
+	if (!p->repair || cluster >= p->c->n_clusters)
+		return count;
+	refs = count_get(&p->c->refs, cluster);
+	*known = count >= refs;
+	return p->clear_only && p->lower ? MIN(count, refs) : count;
+}
+
 /* Settles one flag: true where it has to be turned. */
-static bool flag_wrong(
-	const struct flags_pass *p, uint64_t entry, bool want, bool writable)
+static bool flag_wrong(const struct flags_pass *p, uint64_t entry, bool want)
 {
 	struct check *c = p->c;
 
@@ -961,27 +801,29 @@ static bool flag_wrong(
 		c->out->corruptions++;
 		return true;
 	}
-	if (!writable || (want && p->clear_only))
+	if (c->overlaps || (want && p->clear_only))
 		return false;
 	c->out->corruptions++;
 	c->out->corruptions_fixed++;
 	return true;
 }
 
-static bool turn_entry(struct flags_pass *p, uint64_t key, be64 *word, bool writable)
+static bool turn_entry(struct flags_pass *p, uint64_t key, be64 *word)
 {
 	struct check *c = p->c;
 	const struct qcow2 *q = c->q;
 	uint64_t desc = be64_get(*word), offset = desc & QCOW2_OFFSET_MASK, count;
-	bool compressed = desc & QCOW2_COMPRESSED;
+	bool compressed = desc & QCOW2_COMPRESSED, known = true;
 
 	if (compressed)
 		count = 0;
 	else if (!offset || !is_aligned(offset, q->cluster_bytes))
 		return false;
+	else if (q->external_data)
+		count = 1;
 	else
-		count = q->external_data ? 1 : check_count(c, offset >> q->cluster_bits);
-	if (!flag_wrong(p, desc, count == 1, writable))
+		count = deciding_count(p, offset >> q->cluster_bits, &known);
+	if (!known || !flag_wrong(p, desc, count == 1))
 		return false;
 	if (compressed)
 		check_found(c,
@@ -995,12 +837,6 @@ static bool turn_entry(struct flags_pass *p, uint64_t key, be64 *word, bool writ
 	return p->repair;
 }
 
-bool check_l2_writable(struct check *c, const struct l2_table *t)
-{
-	return count_get(&c->refs, qcow2_cluster_of(c->q, t->offset)) ==
-	       (uint64_t)t->active + t->inactive;
-}
-
 static int turn_table(void *arg, size_t i, uint8_t *cluster, bool *changed)
 {
 	struct flags_pass *p = arg;
@@ -1008,14 +844,14 @@ static int turn_table(void *arg, size_t i, uint8_t *cluster, bool *changed)
 	const struct qcow2 *q = c->q;
 	const struct l2_table *t = &c->l2.v[p->index[i]];
 	unsigned step = q->extl2 ? 2 : 1;
-	bool writable = check_l2_writable(c, t);
 	be64 *words = (be64 *)cluster;
 
 	for (uint32_t j = 0; j < 1u << q->l2_bits; j++) {
 		if (!be64_get(words[j * step]))
 			continue;
-		*changed |= turn_entry(p, ((uint64_t)t->l1_index << 32) + j + 1,
-			&words[j * step], writable);
+		*changed |=
+			turn_entry(p, (KEY_FLAGS | (uint64_t)t->l1_index << 32) + j + 1,
+				&words[j * step]);
 	}
 	return 0;
 }
@@ -1024,26 +860,24 @@ static int turn_l1(struct flags_pass *p)
 {
 	struct check *c = p->c;
 	struct qcow2 *q = c->q;
-	uint64_t bytes = (uint64_t)q->l1_entries * sizeof(be64), *table;
-	bool changed = false, writable = true;
+	uint64_t *table;
+	bool changed = false;
 	int ret;
 
-	for (uint64_t at = 0; at < bytes; at += q->cluster_bytes)
-		writable &=
-			count_get(&c->refs, qcow2_cluster_of(q, q->l1_offset + at)) == 1;
 	ret = qcow2_table_read(q, q->l1_offset, q->l1_entries, &table);
 	if (ret)
 		return ret;
 	for (uint32_t i = 0; i < q->l1_entries; i++) {
 		uint64_t offset = table[i] & QCOW2_OFFSET_MASK, count;
+		bool known;
 
 		if (!offset || !is_aligned(offset, q->cluster_bytes))
 			continue;
-		count = check_count(c, qcow2_cluster_of(q, offset));
-		if (!flag_wrong(p, table[i], count == 1, writable))
+		count = deciding_count(p, qcow2_cluster_of(q, offset), &known);
+		if (!known || !flag_wrong(p, table[i], count == 1))
 			continue;
 		check_found(c, p->repair ? FIXED_L2_COPIED : FOUND_L2_COPIED,
-			(uint64_t)i << 32, i, table[i], count);
+			KEY_FLAGS | (uint64_t)i << 32, i, table[i], count);
 		table[i] ^= QCOW2_COPIED;
 		changed = true;
 	}
@@ -1064,7 +898,7 @@ int check_flags(struct check *c, bool repair, bool clear_only)
 {
 	uint64_t *offsets = malloc(MAX(c->l2.n, (size_t)1) * sizeof(*offsets));
 	uint32_t *index = malloc(MAX(c->l2.n, (size_t)1) * sizeof(*index));
-	struct flags_pass p = {c, index, repair, clear_only};
+	struct flags_pass p = {c, index, repair, clear_only, c->lower};
 	size_t n = 0;
 	int ret = -ENOMEM;
 
@@ -1080,14 +914,14 @@ int check_flags(struct check *c, bool repair, bool clear_only)
 		ret = qcow2_clusters_each(c->q, QCOW2_K_L2, offsets, n, turn_table, &p);
 	free(offsets);
 	free(index);
-	check_tell(c);
+	if (!repair)
+		check_tell(c);
 	return ret ? err_errno(c->err, -ret, "could not %s copied flags",
 			     repair ? "repair" : "check")
 		   : 0;
 }
 
-/* ---- all of it
- * ---------------------------------------------------------------------------------- */
+/* ---- all of it ----------------------------------------------------------------------- */
 
 /*
  * Memory for counters: an honest image needs two bytes for each cluster it has, whose
@@ -1154,7 +988,7 @@ static int check_run(struct check *c)
 static int check_reload(struct qcow2 *q, const struct blk_check *out, struct err *err)
 {
 	struct err lost = ERR_INIT;
-	int ret = qcow2_tables_load(q, &lost);
+	int ret = q->n_snaps && !q->snaps ? -EIO : qcow2_tables_load(q, &lost);
 
 	if (!ret || out->corruptions || out->check_errors) {
 		q->overlap.off = ret != 0;

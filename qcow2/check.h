@@ -17,6 +17,7 @@ enum finding_kind {
 	FOUND_PAST_END,           /* offset, bytes */
 	FOUND_L1_RESERVED,        /* entry */
 	FOUND_L1_UNALIGNED,       /* offset */
+	FOUND_L1_NOWHERE,         /* entry */
 	FOUND_L2_RESERVED,        /* entry */
 	FOUND_DATA_UNALIGNED,     /* offset */
 	FOUND_PREALLOC_UNALIGNED, /* offset */
@@ -68,10 +69,13 @@ struct check {
 	size_t n_found, cap_found;
 	uint64_t n_untold;
 
+	bool lower;      /* counts that are too high are being repaired */
 	bool incomplete; /* a table could not be followed: what has no reference may be in
 			    use */
+	bool overlaps;		/* metadata upon metadata: tables are not written to */
 	bool rebuild;    /* the refcount structure itself is broken */
 	bool fix_snapshots; /* entries lack the extra data that version 3 asks for */
+	bool fix_header;	/* it names fewer structures now: written first */
 	bool fix_entries;   /* preallocated entries to be cleared */
 	uint64_t refcount_errors; /* findings that rebuilding settles */
 	bool any_shared;          /* some count on disk is above one */
@@ -87,7 +91,10 @@ void check_tell(struct check *c);
 void check_say(struct check *c, bool error, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* The count on disk as it is now. */
+/* Lines of repairs are told together: those of counts, then those of flags. */
+#define KEY_FLAGS (1ull << 62)
+
+/* The count on disk as it is now, past the end of the file too. */
 static inline uint64_t check_count(struct check *c, uint64_t cluster)
 {
 	uint64_t d = count_get(&c->disk, cluster);
@@ -104,9 +111,6 @@ static inline bool check_prealloc_bad(
 	       !is_aligned(desc & QCOW2_OFFSET_MASK, q->cluster_bytes) &&
 	       (q->extl2 ? !(bitmap & QCOW2_SUB_ALL) : (desc & QCOW2_ZERO) != 0);
 }
-
-/* True where nothing but L1 tables refers to this table, so that it may be written. */
-bool check_l2_writable(struct check *c, const struct l2_table *t);
 
 /* False where counts and entries already show that every flag is right. */
 bool check_flags_needed(const struct check *c);

@@ -36,9 +36,11 @@ static int metadata_clusters(
 
 	if (l2 * sizeof(be64) > QCOW2_MAX_L1_BYTES)
 		return too_large(err);
+	n += refcount_clusters(n + data, cs, (unsigned)p->refcount_bits);
+	/* As qemu-img has it: the counts of the LUKS header's own clusters are left out. */
 	if (p->luks)
 		n += div_round_up(luks_header_bytes(&p->luks_params), cs);
-	*out = n + refcount_clusters(n + data, cs, (unsigned)p->refcount_bits);
+	*out = n;
 	return 0;
 }
 

@@ -501,7 +501,9 @@ int qcow2_decrypt(struct qcow2 *q, uint64_t guest, uint64_t host, void *buf, siz
 
 /* ---- snapshot.c, check.c, bitmap.c, create.c, resize.c, measure.c, info.c ------------------------ */
 
-int qcow2_snapshots_read(struct qcow2 *q, struct err *err); /* at open */
+/* At open. On failure nothing is kept, and *readable (may be NULL) says how many entries
+ * could have been. */
+int qcow2_snapshots_read(struct qcow2 *q, uint32_t *readable, struct err *err);
 void qcow2_snapshots_forget(struct qcow2 *q);
 /* Writes the table anew at another place, with whole extra data. In exclusive mode. */
 int qcow2_snapshots_rewrite(struct qcow2 *q, struct err *err);

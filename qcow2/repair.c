@@ -28,8 +28,7 @@ static int flush(struct check *c)
 	return ret ? err_errno(c->err, -ret, "could not flush") : 0;
 }
 
-/* ---- counts in place
- * ------------------------------------------------------------------------- */
+/* ---- counts in place ----------------------------------------------------------------- */
 
 struct count_pass {
 	struct check *c;
@@ -83,14 +82,12 @@ static int settle_counts(struct check *c, bool raise)
 	int ret = qcow2_clusters_each(
 		c->q, QCOW2_K_REFBLOCK, c->block_offset, c->n_blocks, settle_block, &p);
 
-	check_tell(c);
 	if (ret)
 		return err_errno(c->err, -ret, "could not repair refcounts");
 	return flush(c);
 }
 
-/* ---- a new refcount structure
- * ------------------------------------------------------------------ */
+/* ---- a new refcount structure -------------------------------------------------------- */
 
 struct layout {
 	uint64_t *index; /* of blocks, ascending */
@@ -124,7 +121,7 @@ static int keep_counts(struct check *c)
 			uint64_t cluster = (chunks[i]->index << COUNT_CHUNK_BITS) + pos;
 			uint64_t refs = d > 1 ? count_get(&c->refs, cluster) : 0;
 
-			if (d > 1 && d - 1 > refs)
+			if (d > 1 && d - 1 > refs && cluster < c->n_clusters)
 				ret = count_add(&c->refs, cluster, d - 1 - refs);
 		}
 	if (!ret)
@@ -297,9 +294,7 @@ static int rebuild(struct check *c)
 	return flush(c);
 }
 
-/* ---- entries
- * --------------------------------------------------------------------------------------
- */
+/* ---- entries ------------------------------------------------------------------------- */
 
 static int clear_entries(void *arg, size_t i, uint8_t *cluster, bool *changed)
 {
@@ -308,8 +303,7 @@ static int clear_entries(void *arg, size_t i, uint8_t *cluster, bool *changed)
 	unsigned step = q->extl2 ? 2 : 1;
 	be64 *words = (be64 *)cluster;
 
-	if (!check_l2_writable(c, &c->l2.v[i]))
-		return 0;
+	(void)i;
 	for (uint32_t j = 0; j < 1u << q->l2_bits; j++) {
 		be64 *word = &words[j * step];
 		uint64_t bitmap = q->extl2 ? be64_get(word[1]) : 0;
@@ -328,7 +322,7 @@ static int repair_entries(struct check *c)
 	uint64_t *offsets;
 	int ret;
 
-	if (!c->fix_entries)
+	if (!c->fix_entries || c->overlaps)
 		return 0;
 	offsets = malloc(c->l2.n * sizeof(*offsets));
 	if (!offsets)
@@ -340,9 +334,7 @@ static int repair_entries(struct check *c)
 	return ret ? err_errno(c->err, -ret, "could not repair L2 entries") : 0;
 }
 
-/* ---- all of it
- * -------------------------------------------------------------------------------------
- */
+/* ---- all of it ----------------------------------------------------------------------- */
 
 /* Looks without telling, so that a sound image is not written to. */
 static int flags_wrong(struct check *c, bool *wrong)
@@ -369,12 +361,11 @@ static int begin(struct check *c)
 	int ret;
 
 	q->overlap.off = true;
-	q->corrupt = false;
 	q->autoclear &= QCOW2_AUTOCLEAR_KNOWN;
 	/* The clusters of bitmaps that nobody trusts any more are about to be free. */
 	if (stale)
 		q->has_bitmaps_ext = false;
-	ret = stale || unknown ? qcow2_header_write(q) : 0;
+	ret = stale || unknown || c->fix_header ? qcow2_header_write(q) : 0;
 	if (!ret)
 		ret = qcow2_set_dirty(q, true);
 	return ret ? err_errno(c->err, -ret, "could not write the header") : flush(c);
@@ -383,9 +374,12 @@ static int begin(struct check *c)
 static int repair_steps(struct check *c)
 {
 	bool errors = c->fix & BLK_FIX_ERRORS;
-	bool lower = (c->fix & BLK_FIX_LEAKS) && !c->incomplete;
+	bool flags = errors ||
+		     !c->out->corruptions; /* else it is not known what they should be */
 	int ret = begin(c);
 
+	c->lower = (c->fix & BLK_FIX_LEAKS) && !c->incomplete && !c->rebuild &&
+		   c->out->leaks;
 	if (!ret && c->rebuild && errors)
 		ret = rebuild(c);
 	else if (!ret && c->rebuild)
@@ -394,14 +388,17 @@ static int repair_steps(struct check *c)
 		ret = settle_counts(c, true);
 	if (!ret)
 		ret = repair_entries(c);
-	if (!ret)
+	if (!ret && flags)
 		ret = check_flags(c, true, true);
 	if (!ret)
 		ret = flush(c);
-	if (!ret && lower && !c->rebuild && c->out->leaks)
+	if (!ret && c->lower)
 		ret = settle_counts(c, false);
-	if (!ret)
+	if (!ret && flags)
 		ret = check_flags(c, true, false);
+	check_tell(c);
+	if (!ret && !flags)
+		ret = check_flags(c, false, false);
 	return ret ? ret : flush(c);
 }
 
@@ -444,7 +441,8 @@ static int finish(struct check *c, bool was_dirty)
 		q->incompatible = before;
 		return err_errno(c->err, -ret, "could not write the header");
 	}
-	q->corrupt = !clean;
+	if (clean)
+		q->corrupt = false;
 	return flush(c);
 }
 

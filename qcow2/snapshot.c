@@ -65,8 +65,7 @@ static void op_init(
 	count_init(&op->down, COUNT_LIMIT);
 }
 
-/* ---- what the tables reach
- * ------------------------------------------------------------------- */
+/* ---- what the tables reach ----------------------------------------------------------- */
 
 static int bad_table(struct operation *op, const char *what, uint64_t value)
 {
@@ -239,8 +238,7 @@ static int cancel_out(struct operation *op)
 	return 0;
 }
 
-/* ---- counts in bulk
- * ---------------------------------------------------------------------------- */
+/* ---- counts in bulk ------------------------------------------------------------------ */
 
 enum count_step { VERIFY_RAISE, VERIFY_LOWER, RAISE, LOWER };
 
@@ -390,8 +388,7 @@ static int bulk_counts(struct operation *op, struct count *delta, enum count_ste
 	return ret;
 }
 
-/* ---- copied flags in bulk
- * ------------------------------------------------------------------------ */
+/* ---- copied flags in bulk ------------------------------------------------------------ */
 
 struct flags {
 	struct operation *op;
@@ -466,8 +463,7 @@ static int change_l1_flags(struct operation *op, bool set)
 	return ret ? err_errno(op->err, -ret, "could not write the L1 table") : 0;
 }
 
-/* ---- the frame of an operation
- * --------------------------------------------------------------------- */
+/* ---- the frame of an operation ------------------------------------------------------- */
 
 static int flush(struct operation *op)
 {
@@ -673,9 +669,7 @@ static int look_ahead(struct operation *op)
 	return ret;
 }
 
-/* ---- create
- * ----------------------------------------------------------------------------------------
- */
+/* ---- create -------------------------------------------------------------------------- */
 
 /* One above the highest id that is a number. */
 static char *new_id(const struct qcow2 *q)
@@ -770,9 +764,7 @@ int qcow2_snapshot_create(struct blk *b, const struct blk_snapshot *what, struct
 	return leave(&op, ret, err);
 }
 
-/* ---- delete
- * ----------------------------------------------------------------------------------------
- */
+/* ---- delete -------------------------------------------------------------------------- */
 
 static int table_without(struct operation *op, uint32_t i)
 {
@@ -854,9 +846,7 @@ int qcow2_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err
 	return leave(&op, ret, err);
 }
 
-/* ---- apply
- * -----------------------------------------------------------------------------------------
- */
+/* ---- apply --------------------------------------------------------------------------- */
 
 /* Step 5 of apply: table and size of the disk, all in the header's first sector. */
 static int switch_l1(struct operation *op, uint64_t disk_bytes)
@@ -970,13 +960,15 @@ int qcow2_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
 	if (!ret && qcow2_prepare_write(
 			    op.q)) /* the disk is about to change: bitmaps go stale */
 		ret = err_set(&local, EIO, "could not prepare the image for writing");
+	if (!ret && op.q->snaps[i].disk_bytes != blk_size(b) &&
+		qcow2_bitmaps_mark_in_use(op.q, true)) /* none has the new size */
+		ret = err_set(&local, EIO, "could not mark bitmaps");
 	if (!ret)
 		ret = apply_at(&op, &op.q->snaps[i]);
 	return leave(&op, ret, err);
 }
 
-/* ---- list and load
- * ------------------------------------------------------------------------------- */
+/* ---- list and load ------------------------------------------------------------------- */
 
 int qcow2_snapshot_list(
 	struct blk *b, struct blk_snapshot **list, size_t *n, struct err *err)

@@ -145,11 +145,12 @@ void qcow2_snapshots_forget(struct qcow2 *q)
 	q->snaps_bytes = 0;
 }
 
-int qcow2_snapshots_read(struct qcow2 *q, struct err *err)
+int qcow2_snapshots_read(struct qcow2 *q, uint32_t *readable, struct err *err)
 {
 	bool strict = (q->b->flags & BLK_O_RDWR) && !(q->b->flags & BLK_O_CHECK);
 	uint64_t offset = q->snaps_offset;
 	struct window w = {0};
+	uint32_t i = 0;
 	int ret = 0;
 
 	if (!q->n_snaps)
@@ -158,7 +159,7 @@ int qcow2_snapshots_read(struct qcow2 *q, struct err *err)
 	w.buf = buf_alloc(WINDOW_BYTES);
 	if (!q->snaps || !w.buf)
 		ret = err_set(err, ENOMEM, "no memory for the snapshot table");
-	for (uint32_t i = 0; !ret && i < q->n_snaps; i++) {
+	for (; !ret && i < q->n_snaps; i++) {
 		ret = parse_entry(q, &w, &offset, i, &q->snaps[i], err);
 		if (!ret && strict)
 			ret = check_l1(q, &q->snaps[i], err);
@@ -167,6 +168,8 @@ int qcow2_snapshots_read(struct qcow2 *q, struct err *err)
 	}
 	buf_free(w.buf);
 	if (ret) {
+		if (readable)
+			*readable = i ? i - 1 : 0;
 		qcow2_snapshots_forget(q);
 		return ret;
 	}
