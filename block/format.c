@@ -282,8 +282,8 @@ static int prepare_change(struct blk *b, struct err *err)
 
 int blk_snapshot_create(struct blk *b, const char *name, struct err *err)
 {
-	struct blk_snapshot what = {
-		.name = (char *)(uintptr_t)name, .icount = UINT64_MAX};
+	struct blk_snapshot what = {.name = (char *)(uintptr_t)name,
+		.icount = 0}; /* as the peer's tool: no instruction was counted */
 	struct timespec now;
 	int ret;
 
