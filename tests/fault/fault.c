@@ -243,8 +243,8 @@ static int one_run(const struct settings *s, uint64_t seed, uint64_t *tried)
 		ret = err_set(&t.err, EIO, "without a fault: %s", t.workload.err.msg);
 	t.trace = s->trace;
 	if (!ret && s->at) {
-		struct fault_plan plan = {s->reads ? FAULT_ANY : FAULT_CHANGES, s->at, (int)s->error, s->sticky,
-			(enum fault_effect)s->effect};
+		struct fault_plan plan = {s->reads ? FAULT_ANY : FAULT_CHANGES, s->at,
+			(int)s->error, s->sticky, (enum fault_effect)s->effect};
 
 		ret = try_fault(&t, &plan);
 		(*tried)++;
