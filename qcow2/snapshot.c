@@ -569,7 +569,10 @@ static int leave(struct operation *op, int ret, struct err *err)
 
 	if (!ret)
 		ret = settle(op);
-	if (ret && op->changing)
+	if (ret && op->q->corrupt)
+		err_hint(
+			op->err, "The image is not consistent now: check and repair it.");
+	else if (ret && op->changing)
 		recover(op);
 	else if (ret)
 		give_back(op);
@@ -870,6 +873,7 @@ static int switch_l1(struct operation *op, uint64_t disk_bytes)
 	q->l1_offset = old_l1;
 	q->l1_entries = old_entries;
 	blk_set_size(q->b, old_bytes);
+	snap_header_restore(q);
 	return err_errno(op->err, -ret, "could not switch to the snapshot's L1 table");
 }
 

@@ -295,6 +295,16 @@ static void exchange(struct qcow2 *q, struct snap_table *t)
 	q->snaps_bytes = old.bytes;
 }
 
+void snap_header_restore(struct qcow2 *q)
+{
+	int ret = qcow2_header_write(q);
+
+	if (!ret)
+		ret = blk_flush(q->file);
+	if (ret)
+		q->corrupt = true;
+}
+
 int snap_table_switch(struct qcow2 *q, struct snap_table *t)
 {
 	int ret = blk_flush(q->file);
@@ -306,8 +316,10 @@ int snap_table_switch(struct qcow2 *q, struct snap_table *t)
 	ret = qcow2_header_write(q);
 	if (!ret)
 		ret = blk_flush(q->file);
-	if (ret)
+	if (ret) {
 		exchange(q, t);
+		snap_header_restore(q);
+	}
 	return ret;
 }
 
@@ -317,7 +329,7 @@ int snap_table_drop(struct qcow2 *q, struct snap_table *t)
 
 	free(t->buf);
 	t->buf = NULL;
-	if (t->n && t->bytes)
+	if (t->n && t->bytes && !q->corrupt)
 		ret = qcow2_free_later(q, t->offset, t->bytes, true);
 	t->bytes = 0;
 	return ret;

@@ -25,6 +25,10 @@ struct snap_table {
 int snap_table_make(struct qcow2 *q, struct snap_table *t, struct err *err);
 /* Writes it to its new place; nothing points there yet. Does not flush. */
 int snap_table_write(struct qcow2 *q, const struct snap_table *t);
+/* After a write of the header that failed: it may have happened all the same, so the old
+ * contents (which q has again) are written over it before anything is freed. Where that
+ * fails too nobody knows which tables count: nothing is written any more. */
+void snap_header_restore(struct qcow2 *q);
 /* Exchanges q's table for t in memory and in the header (one sector); flushes before and
  * after. t has the old one then. On failure q is as before. */
 int snap_table_switch(struct qcow2 *q, struct snap_table *t);
