@@ -728,9 +728,26 @@ static int compare_block(void *arg, size_t i, uint8_t *cluster, bool *changed)
 	return ret ? ret : note_past_end(c, cluster, inside, base);
 }
 
-/* What is referenced in parts that no block counts. */
+static int compare_none(
+	struct check *c, const struct count_chunk *k, uint64_t pos, uint64_t n)
+{
+	int ret = 0;
+
+	for (; !ret && n; pos++, n--) {
+		uint64_t refs = count_chunk_get(k, pos);
+
+		if (!refs)
+			continue;
+		c->rebuild = true;
+		ret = mismatch(c, (k->index << COUNT_CHUNK_BITS) + pos, 0, refs);
+	}
+	return ret;
+}
+
+/* What is referenced in parts that no block counts. Blocks ascend as the chunks do. */
 static int compare_uncounted(struct check *c)
 {
+	uint64_t step = MIN(1ull << c->q->refblock_bits, (uint64_t)COUNT_CHUNK);
 	struct count_chunk **chunks;
 	size_t n = c->refs.n_chunks, b = 0;
 	int ret = count_sorted(&c->refs, &chunks);
@@ -740,18 +757,13 @@ static int compare_uncounted(struct check *c)
 	for (size_t i = 0; !ret && i < n; i++) {
 		uint64_t base = chunks[i]->index << COUNT_CHUNK_BITS;
 
-		for (unsigned pos = 0; !ret && pos < COUNT_CHUNK; pos++) {
-			uint64_t refs = count_chunk_get(chunks[i], pos);
+		for (uint64_t pos = 0; !ret && pos < COUNT_CHUNK; pos += step) {
 			uint64_t block = (base + pos) >> c->q->refblock_bits;
 
-			if (!refs)
-				continue;
 			while (b < c->n_blocks && c->block_index[b] < block)
 				b++;
-			if (b < c->n_blocks && c->block_index[b] == block)
-				continue;
-			c->rebuild = true;
-			ret = mismatch(c, base + pos, 0, refs);
+			if (b == c->n_blocks || c->block_index[b] != block)
+				ret = compare_none(c, chunks[i], pos, step);
 		}
 	}
 	free(chunks);

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/math.h"
 
@@ -18,6 +19,17 @@
 #define WIDE_BYTES   (COUNT_CHUNK * sizeof(uint64_t))
 /* No cluster index shifts down to it. */
 #define NO_INDEX UINT64_MAX
+
+/* Counters of 16 bits are cut from slabs and go with them. A whole image's counters are
+ * several MiB that are touched once: in huge pages that costs a few faults and not thousands. */
+#define SLAB_BYTES  (2u << 20)
+#define FIRST_BYTES (16 * NARROW_BYTES)
+
+struct count_slab {
+	struct count_slab *next;
+	uint8_t *data; /* zeros where not used */
+	size_t used, bytes;
+};
 
 static struct count_chunk nowhere = {.index = NO_INDEX};
 
@@ -36,11 +48,17 @@ void count_destroy(struct count *c)
 	for (size_t i = 0; i < c->n_slots; i++) {
 		if (!c->slots[i])
 			continue;
-		free(c->slots[i]->v16);
 		free(c->slots[i]->v64);
 		free(c->slots[i]);
 	}
 	free(c->slots);
+	while (c->slab) {
+		struct count_slab *s = c->slab;
+
+		c->slab = s->next;
+		munmap(s->data, s->bytes);
+		free(s);
+	}
 	count_init(c, c->limit);
 }
 
@@ -65,6 +83,47 @@ static int take_bytes(struct count *c, size_t bytes)
 		return -EFBIG;
 	c->bytes += bytes;
 	return 0;
+}
+
+/* Zeros, on a boundary of their size so that a huge page can be there. */
+static uint8_t *map_zeros(size_t bytes)
+{
+	uint8_t *p = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t before;
+
+	if (p == MAP_FAILED)
+		return NULL;
+	before = -(uintptr_t)p & (bytes - 1);
+	if (before)
+		munmap(p, before);
+	munmap(p + before + bytes, bytes - before);
+	if (bytes == SLAB_BYTES)
+		madvise(p + before, bytes,
+			MADV_HUGEPAGE); /* where it is refused, small pages do */
+	return p + before;
+}
+
+/* Counters for one chunk. */
+static uint16_t *narrow_new(struct count *c)
+{
+	struct count_slab *s = c->slab;
+
+	if (!s || s->used == s->bytes) {
+		s = calloc(1, sizeof(*s));
+		if (!s)
+			return NULL;
+		s->bytes = c->slab ? SLAB_BYTES : FIRST_BYTES;
+		s->data = map_zeros(s->bytes);
+		if (!s->data) {
+			free(s);
+			return NULL;
+		}
+		s->next = c->slab;
+		c->slab = s;
+	}
+	s->used += NARROW_BYTES;
+	return (uint16_t *)(void *)(s->data + s->used - NARROW_BYTES);
 }
 
 static int grow_slots(struct count *c)
@@ -107,7 +166,7 @@ static int find_or_add(struct count *c, uint64_t index, struct count_chunk **out
 		if (!k)
 			return -ENOMEM;
 		k->index = index;
-		k->v16 = calloc(1, NARROW_BYTES);
+		k->v16 = narrow_new(c);
 		if (!k->v16) {
 			free(k);
 			return -ENOMEM;
@@ -121,7 +180,7 @@ static int find_or_add(struct count *c, uint64_t index, struct count_chunk **out
 
 static int widen(struct count *c, struct count_chunk *k)
 {
-	int ret = take_bytes(c, WIDE_BYTES - NARROW_BYTES);
+	int ret = take_bytes(c, WIDE_BYTES); /* the narrow ones stay in their slab */
 
 	if (ret)
 		return ret;
@@ -130,7 +189,6 @@ static int widen(struct count *c, struct count_chunk *k)
 		return -ENOMEM;
 	for (unsigned i = 0; i < COUNT_CHUNK; i++)
 		k->v64[i] = k->v16[i];
-	free(k->v16);
 	k->v16 = NULL;
 	return 0;
 }

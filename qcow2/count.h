@@ -28,10 +28,13 @@ struct count_chunk {
 	uint64_t *v64;  /* NULL unless wide */
 };
 
+struct count_slab; /* memory that chunks are cut from */
+
 struct count {
 	struct count_chunk *last; /* never NULL: a chunk no index matches at first */
 	struct count_chunk **slots;
 	size_t n_slots, n_chunks; /* n_slots is a power of two, or 0 */
+	struct count_slab *slab;  /* the newest */
 	size_t bytes, limit;      /* memory used and allowed */
 };
 
