@@ -591,6 +591,9 @@ int qcow2_trim_file(struct qcow2 *q, struct err *err)
 		err_errno(err, -ret, "Could not read refcounts");
 	else if ((q->file->caps & BLK_CAP_GROW) && blk_size(q->file) > end << q->cluster_bits)
 		ret = blk_resize(q->file, end << q->cluster_bits, BLK_PREALLOC_OFF, err);
+	/* What is written behind the new end must not bring back what lay there. */
+	if (ret == 0 && (ret = blk_flush(q->file)) < 0)
+		err_errno(err, -ret, "Could not flush");
 	if (ret == 0)
 		q->fresh_from = end << q->cluster_bits;
 	task_unlock(&q->alloc_lock);

@@ -5,9 +5,9 @@
  * The disk's size and the place and length of L1 lie in the header's first sector, which is
  * written whole. Growing: a new, longer L1 is stable before the header names it, and what the
  * new part holds is stable before the header says the size; a crash before leaks tables, or
- * leaves zeros past the old end. Shrinking: clusters past the new end are wiped and that is
- * committed before the size falls, so that growing again finds zeros; a crash between leaves
- * the old size with zeros in the part that was to go.
+ * leaves zeros past the old end. Shrinking: the size falls first, and what lies behind it is
+ * freed then; a crash between leaves clusters there that nobody reads, and that growing again
+ * wipes.
  */
 #include "qcow2/qcow2.h"
 
@@ -208,7 +208,8 @@ static int preallocate(struct qcow2 *q, uint64_t offset, uint64_t end, enum blk_
 /* ---- resize --------------------------------------------------------------------------------------- */
 
 /* [offset, end) was not part of the disk: it must read as zeros, whatever a longer backing
- * file has there, or the VM state of a snapshot that was applied. */
+ * file has there, or a shrink that was interrupted left, or the VM state of a snapshot that
+ * was applied. */
 static int zero_new_part(struct qcow2 *q, uint64_t offset, uint64_t end)
 {
 	uint64_t edge = round_up(offset, q->cluster_bytes), covered;
@@ -216,11 +217,12 @@ static int zero_new_part(struct qcow2 *q, uint64_t offset, uint64_t end)
 	int ret = 0;
 
 	covered = MIN(round_up(end, q->cluster_bytes), q->l1_entries * qcow2_l2_span(q));
-	if (edge < covered)
+	if (edge > offset)
+		ret = qcow2_zero(q->b, offset, MIN(edge, end) - offset, 0);
+	if (ret == 0 && edge < covered)
 		ret = qcow2_forget_range(q, edge, covered - edge);
-	if (ret == 0 && backing > offset)
-		ret = qcow2_zero(q->b, offset,
-			MAX(edge, round_up(backing, q->cluster_bytes)) - offset, 0);
+	if (ret == 0 && backing > edge)
+		ret = qcow2_zero(q->b, edge, round_up(backing, q->cluster_bytes) - edge, 0);
 	return ret;
 }
 
@@ -246,27 +248,35 @@ static int grow(struct qcow2 *q, uint64_t bytes, enum blk_prealloc prealloc, str
 	return size_change(q, old, bytes, err);
 }
 
+/* Data that shrinks and grows again is zeros in the part that grew. */
+static int data_file_cut(struct qcow2 *q, uint64_t bytes, struct err *err)
+{
+	/* Which is not what encrypted zeros are: the cluster the end lies in stays whole. */
+	uint64_t end = q->encrypted ? round_up(bytes, q->cluster_bytes) : bytes;
+	int ret = blk_resize(q->data, end, BLK_PREALLOC_OFF, err);
+
+	if (ret == 0 && (ret = blk_flush(q->data)) < 0)
+		err_errno(err, -ret, "Could not flush the data file");
+	return ret;
+}
+
 static int shrink(struct qcow2 *q, uint64_t bytes, struct err *err)
 {
 	uint64_t old = blk_size(q->b), edge = round_up(bytes, q->cluster_bytes);
-	int ret = 0;
+	int ret = size_change(q, old, bytes, err);
 
+	if (ret < 0)
+		return ret;
 	if (edge > bytes) /* the tail of the last cluster that stays */
 		ret = qcow2_zero(q->b, bytes, MIN(edge, old) - bytes, 0);
 	if (ret == 0 && edge < old)
 		ret = qcow2_forget_range(q, edge, old - edge);
+	if (ret == 0)
+		ret = qcow2_commit_all(q);
 	if (ret < 0)
-		return err_errno(err, -ret, "Could not discard the part that is cut off");
-	ret = size_change(q, old, bytes, err);
-	if (ret < 0)
-		return ret;
-	ret = qcow2_commit_all(q);
-	if (ret < 0)
-		return err_errno(err, -ret, "Could not free the part that is cut off");
-	/* What is cut off and grown again is zeros, which is not what encrypted zeros are: the
-	 * cluster that the end lies in stays whole. */
+		return err_errno(err, -ret, "Could not free the part that was cut off");
 	if (q->external_data)
-		ret = blk_resize(q->data, q->encrypted ? edge : bytes, BLK_PREALLOC_OFF, err);
+		ret = data_file_cut(q, bytes, err);
 	return ret < 0 ? ret : qcow2_trim_file(q, err);
 }
 

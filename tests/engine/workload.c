@@ -303,12 +303,8 @@ static int resize(struct workload *w, struct blk *b, struct err *err)
 	uint32_t op = history_begin(w->history, now(w));
 	int ret;
 
-	/* Half-way through, what is cut off may be gone with the size not yet smaller: then
-	 * zeros are there, or what the backing file has, however long that is. */
-	for (uint64_t i = new; i < old; i++) {
-		history_set(w->history, op, i, w->cfg->backing ? 0 : HISTORY_ZERO);
+	for (uint64_t i = new; i < old; i++)
 		history_set(w->history, op, i, HISTORY_ABSENT);
-	}
 	for (uint64_t i = old; i < new; i++)
 		history_set(w->history, op, i, HISTORY_ZERO);
 	if (w->trace)
