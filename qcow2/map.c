@@ -354,6 +354,12 @@ static int l2_own(struct qcow2 *q, uint32_t l1_index)
 	return 0;
 }
 
+/* A table there that is ours alone; an image may set the flag on nothing. */
+static bool table_owned(uint64_t l1_entry)
+{
+	return (l1_entry & QCOW2_COPIED) && (l1_entry & QCOW2_OFFSET_MASK);
+}
+
 int qcow2_l2_prepare(struct qcow2 *q, uint64_t offset)
 {
 	struct position p;
@@ -363,10 +369,10 @@ int qcow2_l2_prepare(struct qcow2 *q, uint64_t offset)
 		return ret;
 	if (offset >> (q->cluster_bits + q->l2_bits) >= q->l1_entries)
 		return -EFBIG;
-	if (q->l1[p.l1_index] & QCOW2_COPIED)
+	if (table_owned(q->l1[p.l1_index]))
 		return 0;
 	task_lock(&q->l1_lock);
-	if (!(q->l1[p.l1_index] & QCOW2_COPIED))
+	if (!table_owned(q->l1[p.l1_index]))
 		ret = l2_own(q, p.l1_index);
 	task_unlock(&q->l1_lock);
 	return ret;

@@ -183,6 +183,32 @@ static int target_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned 
 	return 0;
 }
 
+struct blk_packed {
+	uint64_t offset, bytes;
+	const struct iovec *iov;
+	int niov;
+};
+
+static int target_pack(struct blk *b, uint64_t offset, uint64_t bytes,
+	const struct iovec *iov, int niov, struct blk_packed **out)
+{
+	(void)b;
+	*out = malloc(sizeof(**out));
+	assert_non_null(*out);
+	**out = (struct blk_packed){offset, bytes, iov, niov};
+	return 0;
+}
+
+static int target_write_packed(struct blk *b, struct blk_packed *p)
+{
+	return target_pwritev(b, p->offset, p->bytes, p->iov, p->niov, BLK_COMPRESSED);
+}
+
+static void target_packed_free(struct blk_packed *p)
+{
+	free(p);
+}
+
 static void target_traits(struct blk *b, uint32_t *cluster, bool *dirty, bool *encrypted)
 {
 	(void)b, (void)dirty, (void)encrypted;
@@ -197,6 +223,9 @@ static const struct blk_driver target_driver = {
 	.open = target_open,
 	.preadv = target_preadv,
 	.pwritev = target_pwritev,
+	.pack = target_pack,
+	.write_packed = target_write_packed,
+	.packed_free = target_packed_free,
 	.zero = target_zero,
 	.format = &target_format,
 };
