@@ -461,9 +461,7 @@ static int count_refblock(struct check *c, uint64_t index, uint64_t entry)
 	uint64_t refs = 0;
 	int ret;
 
-	if (entry & QCOW2_REFT_RESERVED) {
-		kind = FOUND_REFT_RESERVED;
-	} else if (!is_aligned(offset, q->cluster_bytes)) {
+	if (!is_aligned(offset, q->cluster_bytes)) {
 		kind = FOUND_REFBLOCK_UNALIGNED;
 	} else if (cluster >= c->n_clusters) {
 		kind = FOUND_REFBLOCK_OUTSIDE;
@@ -474,9 +472,11 @@ static int count_refblock(struct check *c, uint64_t index, uint64_t entry)
 		c->block_offset[c->n_blocks] = offset;
 		c->block_index[c->n_blocks++] = index;
 		refs = count_get(&c->refs, cluster);
-		if (refs == 1)
+		if (refs == 1 && !(entry & QCOW2_REFT_RESERVED))
 			return 0;
 	}
+	if (entry & QCOW2_REFT_RESERVED)
+		kind = FOUND_REFT_RESERVED;
 	check_found(c, kind, 0, index, refs, 0);
 	c->out->corruptions++;
 	c->refcount_errors++;
