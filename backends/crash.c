@@ -2,14 +2,14 @@
 /*
  * The crash instrument, its recording half (replay is in crash_replay.c). Operations are
  * passed on; each that changes the disk is noted when it begins, with its data, and when
- *it ends. Reads are not of interest. Copies are refused, so that they come as reads and
- *writes.
+ * it ends. Reads are not of interest. Copies are refused, so that they come as reads and
+ * writes.
  *
  *	driver=crash,file.filename=x            the log is in memory (crash_log_get)
  *	driver=crash,file.filename=x,log=PATH   and also in a file (crash_log_load)
  *
  * The file: a header of 16 bytes, "BYRECRSH" and the version as le64, then for each event
- *a record, and after the record of a write's beginning its data.
+ * a record, and after the record of a write's beginning its data.
  *
  *	at  bytes
  *	 0  1  type: 1 begin, 2 end
@@ -68,7 +68,7 @@ static struct crash *crash_of(const struct blk *b)
 	return b->state;
 }
 
-/* ---- the log ---------------------------------------------------------------------- */
+/* ---- the log --------------------------------------------------------------------- */
 
 static struct crash_log *log_new(void)
 {
@@ -146,7 +146,7 @@ static void log_end(struct crash_log *log, size_t i, int result)
 	log->ops[i].result = result;
 }
 
-/* ---- the log file ----------------------------------------------------------------- */
+/* ---- the log file ---------------------------------------------------------------- */
 
 static int file_begin(FILE *f, size_t i, const struct crash_op *op)
 {
@@ -280,7 +280,7 @@ int crash_log_load(struct crash_log **out, const char *path, struct err *err)
 	return 0;
 }
 
-/* ---- recording -------------------------------------------------------------------- */
+/* ---- recording ------------------------------------------------------------------- */
 
 /* 0 with the operation's number, or -errno and then it must not go on. */
 static int begin(
@@ -383,7 +383,7 @@ static int crash_resize(
 	return end(b, i, ret) == ret ? ret : err_set(err, EIO, "crash: could not record");
 }
 
-/* ---- the node --------------------------------------------------------------------- */
+/* ---- the node -------------------------------------------------------------------- */
 
 static int crash_open(struct blk *b, struct opts *opts, struct err *err)
 {

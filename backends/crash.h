@@ -47,7 +47,7 @@ struct crash_op {
 	const uint8_t *data; /* writes: what was to be written */
 };
 
-/* ---- recording -------------------------------------------------------------------- */
+/* ---- recording ------------------------------------------------------------------- */
 
 /* The nearest crash node at or below root; NULL where there is none. */
 struct blk *crash_find(struct blk *root);
@@ -62,7 +62,7 @@ uint64_t crash_events(const struct crash_log *log);
 /* Operations in the order they began; borrowed. */
 const struct crash_op *crash_ops(const struct crash_log *log, size_t *n);
 
-/* ---- replay ----------------------------------------------------------------------- */
+/* ---- replay ---------------------------------------------------------------------- */
 
 enum crash_mode {
 	CRASH_KEEP,   /* all that is open is there */

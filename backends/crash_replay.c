@@ -28,7 +28,7 @@ struct replay {
 	uint64_t ceiling;    /* nothing is written from here on */
 };
 
-/* ---- chance ----------------------------------------------------------------------- */
+/* ---- chance ---------------------------------------------------------------------- */
 
 /* splitmix64: every seed is a good one. */
 static uint64_t next_random(uint64_t *state)
@@ -47,7 +47,7 @@ static uint64_t seed_of(const struct crash_cut *cut, size_t i)
 	return next_random(&state) + i * 0xd1342543de82ef95u;
 }
 
-/* ---- what is stable --------------------------------------------------------------- */
+/* ---- what is stable -------------------------------------------------------------- */
 
 /* The beginning of the last flush to begin of those that ended well before the cut. */
 static uint64_t horizon_at(const struct crash_log *log, uint64_t at)
@@ -89,7 +89,7 @@ size_t crash_open_ops(const struct crash_log *log, uint64_t at)
 	return n;
 }
 
-/* ---- order ------------------------------------------------------------------------ */
+/* ---- order ----------------------------------------------------------------------- */
 
 struct turn {
 	uint64_t key;
@@ -127,7 +127,7 @@ static struct turn *make_turns(
 	return turns;
 }
 
-/* ---- applying --------------------------------------------------------------------- */
+/* ---- applying -------------------------------------------------------------------- */
 
 /* Part of an operation, [start, end) of the disk. */
 static int apply_part(

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The fault instrument: a disk that fails when told to. Operations are counted by kind;
- *the plan names one by its number, and it fails, once or with all that follow, before,
- *half-way through or after it took effect. A limit makes the disk full at a size.
+ * the plan names one by its number, and it fails, once or with all that follow, before,
+ * half-way through or after it took effect. A limit makes the disk full at a size.
  *
  *	driver=fault,file.filename=x,ops=write+flush,fail-at=3,errno=ENOSPC,sticky=on
  *	driver=fault,file.filename=x,limit=1M
@@ -38,7 +38,7 @@ static struct fault *fault_of(struct blk *b)
 	return b->state;
 }
 
-/* ---- deciding --------------------------------------------------------------------- */
+/* ---- deciding -------------------------------------------------------------------- */
 
 /* Counts one operation of `kind` that would leave the child `end` bytes long. 0: let it
  * pass; else the errno value, and what it shall do first. */
@@ -66,7 +66,7 @@ static int decide(
 	return error;
 }
 
-/* ---- operations ------------------------------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------ */
 
 static int fault_preadv(
 	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
@@ -168,7 +168,7 @@ static int fault_copy_range(struct blk *src, uint64_t src_offset, struct blk *ds
 		     : filter_copy_range(src, src_offset, dst, dst_offset, bytes, flags);
 }
 
-/* ---- telling it what to do -------------------------------------------------------- */
+/* ---- telling it what to do ------------------------------------------------------- */
 
 struct blk *fault_find(struct blk *root)
 {
@@ -222,7 +222,7 @@ uint64_t fault_hits(struct blk *b)
 	return n;
 }
 
-/* ---- options ---------------------------------------------------------------------- */
+/* ---- options --------------------------------------------------------------------- */
 
 /* "write+flush" */
 static int parse_ops(const char *text, unsigned *out, struct err *err)

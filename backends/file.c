@@ -69,7 +69,7 @@ static struct file *file_of(const struct blk *b)
 	return b->state;
 }
 
-/* ---- open and close --------------------------------------------------------------- */
+/* ---- open and close -------------------------------------------------------------- */
 
 /* Discards below the file system's block only write zeros into it. Network file systems
  * tell their transfer size instead. */
@@ -122,7 +122,7 @@ static int file_close(struct blk *b)
 	return 0;
 }
 
-/* ---- size ------------------------------------------------------------------------- */
+/* ---- size ------------------------------------------------------------------------ */
 
 static void raise_size(struct blk *b, uint64_t bytes)
 {
@@ -161,7 +161,7 @@ static void note_change(struct file *f)
 		atomic_fetch_add(&f->changes, 1);
 }
 
-/* ---- data ------------------------------------------------------------------------- */
+/* ---- data ------------------------------------------------------------------------ */
 
 static int file_preadv(
 	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
@@ -273,7 +273,7 @@ static int file_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	return ret;
 }
 
-/* ---- extents ---------------------------------------------------------------------- */
+/* ---- extents --------------------------------------------------------------------- */
 
 struct lookup {
 	struct file *f;
@@ -465,7 +465,7 @@ static int64_t file_allocated(struct blk *b)
 	return (int64_t)st.st_blocks * 512;
 }
 
-/* ---- copying inside the kernel ---------------------------------------------------- */
+/* ---- copying inside the kernel --------------------------------------------------- */
 
 struct copy_call {
 	int src_fd, dst_fd;
@@ -549,7 +549,7 @@ static int file_copy_range(struct blk *src, uint64_t src_offset, struct blk *dst
 	return ret;
 }
 
-/* ---- resize ----------------------------------------------------------------------- */
+/* ---- resize ---------------------------------------------------------------------- */
 
 /* Writes zeros over [start, end), whole units of align. */
 static int write_zeros(int fd, uint64_t start, uint64_t end)
@@ -635,7 +635,7 @@ static int file_resize(
 	return ret;
 }
 
-/* ---- create ----------------------------------------------------------------------- */
+/* ---- create ---------------------------------------------------------------------- */
 
 struct create {
 	uint64_t bytes, extent_hint;

@@ -35,7 +35,7 @@ static struct hostdev *dev_of(const struct blk *b)
 	return b->state;
 }
 
-/* ---- open ------------------------------------------------------------------------- */
+/* ---- open ------------------------------------------------------------------------ */
 
 static uint64_t read_number(const char *path)
 {
@@ -119,7 +119,7 @@ static int hostdev_close(struct blk *b)
 	return 0;
 }
 
-/* ---- data ------------------------------------------------------------------------- */
+/* ---- data ------------------------------------------------------------------------ */
 
 static int hostdev_preadv(
 	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
@@ -195,7 +195,7 @@ static int hostdev_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	return ret;
 }
 
-/* ---- size ------------------------------------------------------------------------- */
+/* ---- size ------------------------------------------------------------------------ */
 
 /* The device's size is looked up anew: a volume may have been grown. A smaller image
  * simply leaves the rest of the device unused. */

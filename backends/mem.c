@@ -58,7 +58,7 @@ struct mem {
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct segment *table;
 
-/* ---- the tree --------------------------------------------------------------------- */
+/* ---- the tree -------------------------------------------------------------------- */
 
 static unsigned slot_of(uint64_t page, unsigned level)
 {
@@ -161,7 +161,7 @@ static void free_node(struct node *n, unsigned level)
 	}
 }
 
-/* ---- segments --------------------------------------------------------------------- */
+/* ---- segments -------------------------------------------------------------------- */
 
 static struct segment *segment_new(const char *name, uint64_t bytes)
 {
@@ -296,7 +296,7 @@ int mem_copy(const char *from_name, const char *to_name)
 	return ret;
 }
 
-/* ---- the driver ------------------------------------------------------------------- */
+/* ---- the driver ------------------------------------------------------------------ */
 
 static struct segment *seg_of(const struct blk *b)
 {

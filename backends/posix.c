@@ -19,7 +19,7 @@
 /* The widest unit of direct I/O that is believed; buf_alloc aligns to as much. */
 #define ALIGN_MAX 4096u
 
-/* ---- opening ---------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------- */
 
 int posix_open_fd(const char *filename, int flags, mode_t mode)
 {
@@ -216,7 +216,7 @@ void posix_close(struct posix *p)
 	p->fd = -1;
 }
 
-/* ---- reading ---------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------- */
 
 /* The rest of a request as a vector of its own; caller frees. NULL: no memory. */
 static struct iovec *rest_of(
@@ -284,7 +284,7 @@ int posix_preadv(struct blk *b, struct posix *p, uint64_t offset, uint64_t bytes
 	return (uint64_t)n == bytes ? 0 : read_rest(b, p, offset, bytes, iov, niov, n);
 }
 
-/* ---- writing ---------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------- */
 
 static int write_rest(struct blk *b, struct posix *p, uint64_t offset, uint64_t bytes,
 	const struct iovec *iov, int niov, int rw_flags, uint64_t done)
@@ -360,7 +360,7 @@ int posix_flush(struct posix *p)
 	return ret;
 }
 
-/* ---- calls on the worker pool ----------------------------------------------------- */
+/* ---- calls on the worker pool ---------------------------------------------------- */
 
 struct ioctl_call {
 	int fd;

@@ -44,7 +44,7 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + ts.tv_nsec;
 }
 
-/* ---- telling ---------------------------------------------------------------------- */
+/* ---- telling --------------------------------------------------------------------- */
 
 static void print_op(FILE *log, const struct trace_op *op)
 {
@@ -99,7 +99,7 @@ static struct trace_op begun(
 		.start_ns = now_ns()};
 }
 
-/* ---- operations ------------------------------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------ */
 
 static int trace_preadv(
 	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
@@ -155,7 +155,7 @@ static int trace_copy_range(struct blk *src, uint64_t src_offset, struct blk *ds
 		filter_copy_range(src, src_offset, dst, dst_offset, bytes, flags));
 }
 
-/* ---- the node --------------------------------------------------------------------- */
+/* ---- the node -------------------------------------------------------------------- */
 
 struct blk *trace_find(struct blk *root)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What only formats can do: finding the operation, through filters, and saying which
- *format has none. Creating an image is three steps, so that a file that is there is
- *touched only when what can be checked has been checked:
+ * format has none. Creating an image is three steps, so that a file that is there is
+ * touched only when what can be checked has been checked:
  *
  *	names and types of the options → the protocol makes an empty file → the format
- *fills it
+ * fills it
  *
  * A file that this made is removed when a later step fails; one that was there is left.
  */
@@ -22,7 +22,7 @@
 
 const char *const blk_prealloc_names[] = {"off", "metadata", "falloc", "full", NULL};
 
-/* ---- finding the operation --------------------------------------------------- */
+/* ---- finding the operation ------------------------------------------------------- */
 
 static struct blk *format_of(struct blk *b)
 {
@@ -45,7 +45,7 @@ static int cannot(const struct blk *b, const char *what, struct err *err)
 		err, ENOTSUP, "driver '%s' does not support %s", b->drv->name, what);
 }
 
-/* ---- creating ---------------------------------------------------------------- */
+/* ---- creating -------------------------------------------------------------------- */
 
 static const struct blk_create_opt *find_opt(
 	const struct blk_driver *drv, const char *name)
@@ -234,7 +234,7 @@ int blk_measure(const char *format, struct opts *opts, struct blk *src,
 	return ret;
 }
 
-/* ---- checking ---------------------------------------------------------------- */
+/* ---- checking -------------------------------------------------------------------- */
 
 int blk_check(struct blk *b, struct blk_check *c, unsigned fix, struct err *err)
 {
@@ -246,7 +246,7 @@ int blk_check(struct blk *b, struct blk_check *c, unsigned fix, struct err *err)
 	return ops_of(b)->check(b, c, fix, err);
 }
 
-/* ---- snapshots --------------------------------------------------------------- */
+/* ---- snapshots ------------------------------------------------------------------- */
 
 int blk_snapshot_list(
 	struct blk *b, struct blk_snapshot **list, size_t *n, struct err *err)
@@ -333,7 +333,7 @@ int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err)
 	return ops_of(b)->snapshot_load(b, id_or_name, err);
 }
 
-/* ---- telling about itself ---------------------------------------------------- */
+/* ---- telling about itself -------------------------------------------------------- */
 
 struct json *blk_format_info(struct blk *b)
 {

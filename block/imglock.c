@@ -42,7 +42,7 @@ struct holder {
 	char program[64];
 };
 
-/* ---- locking bytes ---------------------------------------------------------------- */
+/* ---- locking bytes --------------------------------------------------------------- */
 
 static int lock_byte(int fd, off_t byte, short type)
 {
@@ -94,7 +94,7 @@ static int lock_bytes(int fd, unsigned mask, int base, off_t *failed)
 	return ret;
 }
 
-/* ---- who holds it ----------------------------------------------------------------- */
+/* ---- who holds it ---------------------------------------------------------------- */
 
 /* What stands between the two pids' column and the range in a "lock:" line:
  * "fe:00:12345". */
@@ -211,7 +211,7 @@ static void find_holder(int fd, off_t byte, struct holder *h)
 		program_of(h);
 }
 
-/* ---- conflicts -------------------------------------------------------------------- */
+/* ---- conflicts ------------------------------------------------------------------- */
 
 static int refuse(int fd, const char *filename, const char *what, int bit,
 	const struct flock *other, struct err *err)

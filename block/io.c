@@ -5,17 +5,17 @@
  * What a caller got wrong is answered with an errno; what a driver got wrong is an
  * assertion. A plain request (aligned, in range, not too long, nothing to order or to
  * watch) goes straight to the driver: no allocation, no lock, one atomic load of the
- *size. The rest takes the slow way, in this order:
+ * size. The rest takes the slow way, in this order:
  *
  *	check → turn zeros into a zero request → wait for requests in the way → guard a
  *	probed disk's head → pieces that the driver takes → flush where FUA asks for it
  *
  * A request is cut into pieces at the driver's limits. A piece the driver cannot take as
- *it is (edges inside an alignment unit, memory it cannot use, too many segments) goes
- *through a bounce buffer of bounded size; for a write the units at its edges are read
- *first, and then the request is serialising: a write between the read and the write would
- *be undone. That is why nodes with an alignment track their writes, and why nobody else
- *has to.
+ * it is (edges inside an alignment unit, memory it cannot use, too many segments) goes
+ * through a bounce buffer of bounded size; for a write the units at its edges are read
+ * first, and then the request is serialising: a write between the read and the write would
+ * be undone. That is why nodes with an alignment track their writes, and why nobody else
+ * has to.
  */
 #include "block/gate.h"
 
@@ -35,7 +35,7 @@
 /* Never written, so it costs no memory. */
 static uint8_t zero_block[ZERO_BLOCK] __attribute__((aligned(4096)));
 
-/* ---- the gate of a node ------------------------------------------------------ */
+/* ---- the gate of a node ---------------------------------------------------------- */
 
 static void fill_limits(struct blk_limits *l)
 {
@@ -100,7 +100,7 @@ void blk_track_requests(struct blk *b)
 	set_plain(b);
 }
 
-/* ---- calls of the driver ----------------------------------------------------- */
+/* ---- calls of the driver --------------------------------------------------------- */
 
 static inline int answer(int ret)
 {
@@ -164,7 +164,7 @@ static int read_units(struct blk *b, uint64_t offset, void *buf, size_t bytes)
 	return ret;
 }
 
-/* ---- pieces ------------------------------------------------------------------ */
+/* ---- pieces ---------------------------------------------------------------------- */
 
 /* What is left of a request, and its next piece. */
 struct walk {
@@ -331,7 +331,7 @@ static int write_pieces(struct blk *b, uint64_t offset, size_t bytes,
 	return ret;
 }
 
-/* ---- checks, order, stability ------------------------------------------------ */
+/* ---- checks, order, stability ---------------------------------------------------- */
 
 static int check_range(const struct blk *b, uint64_t offset, uint64_t bytes)
 {
@@ -389,7 +389,7 @@ static struct stable stable_by(const struct blk *b, unsigned flags)
 	return (struct stable){.flush = true};
 }
 
-/* ---- the head of a probed raw disk ------------------------------------------- */
+/* ---- the head of a probed raw disk ----------------------------------------------- */
 
 static bool is_guarded(const struct blk *b, uint64_t offset)
 {
@@ -424,7 +424,7 @@ static int check_head(
 	return ret;
 }
 
-/* ---- reads and writes -------------------------------------------------------- */
+/* ---- reads and writes ------------------------------------------------------------ */
 
 static int read_slow(struct blk *b, uint64_t offset, size_t bytes,
 	const struct iovec *iov, int niov, unsigned flags)
@@ -581,7 +581,7 @@ int blk_pwrite(
 	return blk_pwritev(b, offset, &iov, 1, flags);
 }
 
-/* ---- zero -------------------------------------------------------------------- */
+/* ---- zero ------------------------------------------------------------------------ */
 
 /* Writes zeros out, BOUNCE_MAX at a time. */
 static int write_zeros(
@@ -707,7 +707,7 @@ int blk_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 	return ret;
 }
 
-/* ---- discard, flush, copy, resize -------------------------------------------- */
+/* ---- discard, flush, copy, resize ------------------------------------------------ */
 
 static int discard_pieces(struct blk *b, struct middle m)
 {

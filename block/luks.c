@@ -126,8 +126,7 @@ static size_t material_bytes(uint32_t key_bytes)
 	return (size_t)round_up((uint64_t)key_bytes * LUKS_STRIPES, LUKS_SECTOR);
 }
 
-/* ---- checking what was read
- * ------------------------------------------------------------ */
+/* ---- checking what was read ------------------------------------------------------ */
 
 static int check_text(const char *text, size_t bytes, const char *what, struct err *err)
 {
@@ -248,8 +247,7 @@ static int check_header(struct luks *l, uint64_t limit, struct err *err)
 	return 0;
 }
 
-/* ---- key material
- * ---------------------------------------------------------------------- */
+/* ---- key material ---------------------------------------------------------------- */
 
 /* Hashes each digest-sized piece of a stripe with its number before it, so that every bit
  * of it depends on the whole piece. */
@@ -486,8 +484,7 @@ void luks_free(struct luks *l)
 	free(l);
 }
 
-/* ---- creating
- * -------------------------------------------------------------------------- */
+/* ---- creating -------------------------------------------------------------------- */
 
 int luks_params_take(struct opts *opts, struct luks_params *out, struct err *err)
 {
@@ -754,8 +751,7 @@ int luks_create(struct luks **out, const struct luks_params *p, const struct luk
 	return 0;
 }
 
-/* ---- facts
- * ----------------------------------------------------------------------------- */
+/* ---- facts ----------------------------------------------------------------------- */
 
 struct cipher *luks_cipher(const struct luks *l)
 {

@@ -9,7 +9,7 @@
 #include "base/math.h"
 #include "block/gate.h"
 
-/* ---- facts ------------------------------------------------------------------- */
+/* ---- facts ----------------------------------------------------------------------- */
 
 static const struct blk *below_filters(const struct blk *b)
 {
@@ -92,7 +92,7 @@ int blk_cache_mode(const char *mode, unsigned *flags)
 	return -EINVAL;
 }
 
-/* ---- close ------------------------------------------------------------------- */
+/* ---- close ----------------------------------------------------------------------- */
 
 static void leave_parent(struct blk *b)
 {

@@ -3,15 +3,15 @@
  * How a tree of nodes is opened and closed.
  *
  *	blk_open → open_tree: one node (open_node), then its backing files, one after the
- *other open_node: options that every node has → which driver → attempt attempt: make the
- *node; where the format is to be probed, open the file and look; driver->open, which
- *opens its children through blk_open_child → open_tree
+ * other open_node: options that every node has → which driver → attempt attempt: make the
+ * node; where the format is to be probed, open the file and look; driver->open, which
+ * opens its children through blk_open_child → open_tree
  *
  * 1. Nodes are made in the order parent, children, and freed children first.
  * 2. A node's options are its own copy. What no driver took is an error, after the open.
  * 3. Backing files are opened read-only, by a loop and not by recursion; a chain that
- *comes back to a file it has, or is longer than BLK_MAX_CHAIN, is an error. Children nest
- *no deeper than NESTING_MAX.
+ * comes back to a file it has, or is longer than BLK_MAX_CHAIN, is an error. Children nest
+ * no deeper than NESTING_MAX.
  * 4. Whoever opens passes an err; drivers may rely on it.
  */
 #include <assert.h>
@@ -47,7 +47,7 @@ struct request {
 	struct err *err;
 };
 
-/* ---- options that every node has --------------------------------------------- */
+/* ---- options that every node has ------------------------------------------------- */
 
 static int take_flag(struct request *r, const char *key, unsigned flag)
 {
@@ -155,7 +155,7 @@ static int set_string(char **where, const char *text, struct err *err)
 	return *where ? 0 : err_errno(err, ENOMEM, "%s", text);
 }
 
-/* ---- which driver ------------------------------------------------------------ */
+/* ---- which driver ---------------------------------------------------------------- */
 
 /* A name becomes the options of a protocol driver. */
 static int apply_name(struct request *r)
@@ -208,7 +208,7 @@ static int choose_driver(struct request *r)
 	return 0;
 }
 
-/* ---- one node ---------------------------------------------------------------- */
+/* ---- one node -------------------------------------------------------------------- */
 
 /* What people know the node by: the name given, without "file:", or the option. A path
  * that looks like a scheme is shown, and resolved against, as "./a:b". */
@@ -388,7 +388,7 @@ static struct blk *open_node(struct request *r)
 	return b;
 }
 
-/* ---- backing files ----------------------------------------------------------- */
+/* ---- backing files --------------------------------------------------------------- */
 
 /* True where the options say what to open, and not only how. */
 static bool names_a_place(const struct opts *o)
@@ -534,7 +534,7 @@ static struct blk *open_backing(struct blk *b, struct backing *w, struct err *er
 	return backing;
 }
 
-/* ---- trees ------------------------------------------------------------------- */
+/* ---- trees ----------------------------------------------------------------------- */
 
 /* A json: name becomes options; those given beside it win. */
 static int apply_json(struct request *r)

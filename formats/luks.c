@@ -40,7 +40,7 @@ struct luks_disk {
 	unsigned n_spares;
 };
 
-/* ---- the header's place ------------------------------------------------------ */
+/* ---- the header's place ---------------------------------------------------------- */
 
 static int header_read(void *arg, uint64_t offset, void *buf, size_t bytes)
 {
@@ -63,7 +63,7 @@ static int find_passphrase(
 	return secret_find(id, data, bytes, err);
 }
 
-/* ---- open and close ---------------------------------------------------------- */
+/* ---- open and close -------------------------------------------------------------- */
 
 static int open_header(struct blk *b, struct opts *opts, struct err *err)
 {
@@ -129,7 +129,7 @@ static int disk_close(struct blk *b)
 	return 0;
 }
 
-/* ---- buffers ----------------------------------------------------------------- */
+/* ---- buffers --------------------------------------------------------------------- */
 
 /* Fresh memory of a megabyte costs the kernel as much as encrypting into it costs us, so
  * big buffers are kept. */
@@ -166,7 +166,7 @@ static void buffer_put(struct luks_disk *d, void *buf, size_t bytes)
 	buf_free(buf);
 }
 
-/* ---- data -------------------------------------------------------------------- */
+/* ---- data ------------------------------------------------------------------------ */
 
 struct crypt_job {
 	struct cipher *cipher;
@@ -320,7 +320,7 @@ static int disk_resize(
 	return ret;
 }
 
-/* ---- the format -------------------------------------------------------------- */
+/* ---- the format ------------------------------------------------------------------ */
 
 static int disk_probe(const uint8_t *buf, size_t bytes, const char *filename)
 {

@@ -245,8 +245,8 @@ int qcow2_cache_new(struct qcow2_cache *c, uint64_t offset, struct qcow2_slice *
 	return s ? 0 : -ENOMEM;
 }
 
-void qcow2_cache_mark_dirty(struct qcow2_cache *c, struct qcow2_slice *s, uint32_t lo,
-	uint32_t hi)
+void qcow2_cache_mark_dirty(
+	struct qcow2_cache *c, struct qcow2_slice *s, uint32_t lo, uint32_t hi)
 {
 	uint32_t unit = MIN(DIRTY_UNIT, c->slice_bytes);
 
@@ -292,7 +292,7 @@ void qcow2_cache_destroy(struct qcow2_cache *c)
 	c->q = NULL;
 }
 
-/* ---- capture: what a commit writes ------------------------------------------------------ */
+/* ---- capture: what a commit writes ----------------------------------------------- */
 
 static int capture_slice(struct qcow2_capture *cap, struct qcow2_slice *s)
 {
@@ -315,7 +315,7 @@ int qcow2_cache_capture(struct qcow2_cache *c, struct qcow2_capture *out)
 	struct qcow2_slice *s;
 	int ret = 0;
 
-	*out = (struct qcow2_capture){ 0 };
+	*out = (struct qcow2_capture){0};
 	pthread_mutex_lock(&c->lock);
 	if (c->n_dirty) {
 		out->v = calloc(c->n_dirty, sizeof(*out->v));
@@ -340,7 +340,7 @@ int qcow2_cache_capture(struct qcow2_cache *c, struct qcow2_capture *out)
 		for (size_t i = 0; i < out->n; i++)
 			buf_free(out->v[i].data);
 		free(out->v);
-		*out = (struct qcow2_capture){ 0 };
+		*out = (struct qcow2_capture){0};
 	}
 	return ret;
 }
@@ -358,7 +358,7 @@ void qcow2_capture_done(struct qcow2_cache *c, struct qcow2_capture *cap, int re
 	}
 	pthread_mutex_unlock(&c->lock);
 	free(cap->v);
-	*cap = (struct qcow2_capture){ 0 };
+	*cap = (struct qcow2_capture){0};
 }
 
 static int by_offset(const void *a, const void *b)
@@ -384,7 +384,8 @@ static size_t adjacent(const struct qcow2_capture *cap, size_t i)
 	size_t n = 1;
 
 	while (n < WRITE_PARTS && i + n < cap->n &&
-		cap->v[i + n].offset == cap->v[i + n - 1].offset + cap->v[i + n - 1].bytes)
+		cap->v[i + n].offset ==
+			cap->v[i + n - 1].offset + cap->v[i + n - 1].bytes)
 		n++;
 	return n;
 }
@@ -427,7 +428,7 @@ static int capture_write_task(void *arg)
 
 int qcow2_capture_write(struct qcow2 *q, enum qcow2_kind kind, struct qcow2_capture *cap)
 {
-	struct capture_writer w = { .q = q, .kind = kind, .cap = cap };
+	struct capture_writer w = {.q = q, .kind = kind, .cap = cap};
 	struct task_group g;
 	int ret = 0;
 

@@ -29,13 +29,13 @@ struct table_capture {
 #define GROUP 64u
 
 /* Under the table's lock. Clears the flags of what it took; -ENOMEM: nothing was taken. */
-static int table_capture_take(const _Atomic uint64_t *table, uint64_t entries, uint8_t *dirty,
-	struct table_capture *cap)
+static int table_capture_take(const _Atomic uint64_t *table, uint64_t entries,
+	uint8_t *dirty, struct table_capture *cap)
 {
 	uint32_t groups = div_round_up(entries, GROUP);
 	size_t n = 0;
 
-	*cap = (struct table_capture){ 0 };
+	*cap = (struct table_capture){0};
 	for (uint32_t g = 0; g < groups; g++)
 		n += dirty[g];
 	if (!n)
@@ -45,7 +45,7 @@ static int table_capture_take(const _Atomic uint64_t *table, uint64_t entries, u
 	if (!cap->entries || !cap->group) {
 		free(cap->entries);
 		free(cap->group);
-		*cap = (struct table_capture){ 0 };
+		*cap = (struct table_capture){0};
 		return -ENOMEM;
 	}
 	for (uint32_t g = 0; g < groups; g++) {
@@ -72,7 +72,8 @@ static int table_capture_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t o
 
 		while (i + run < cap->n && cap->group[i + run] == cap->group[i] + run)
 			run++;
-		ret = qcow2_meta_write(q, kind, offset + first * 8, cap->entries + i * GROUP,
+		ret = qcow2_meta_write(q, kind, offset + first * 8,
+			cap->entries + i * GROUP,
 			MIN((uint64_t)run * GROUP, entries - first) * 8);
 		i += run;
 	}
@@ -80,7 +81,8 @@ static int table_capture_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t o
 }
 
 /* Under the table's lock. */
-static void table_capture_done(struct table_capture *cap, uint8_t *dirty, bool *any, int ret)
+static void table_capture_done(
+	struct table_capture *cap, uint8_t *dirty, bool *any, int ret)
 {
 	for (size_t i = 0; i < cap->n && ret < 0; i++) {
 		dirty[cap->group[i]] = 1;
@@ -88,14 +90,14 @@ static void table_capture_done(struct table_capture *cap, uint8_t *dirty, bool *
 	}
 	free(cap->entries);
 	free(cap->group);
-	*cap = (struct table_capture){ 0 };
+	*cap = (struct table_capture){0};
 }
 
 static int l1_capture_take(struct qcow2 *q, struct table_capture *cap)
 {
 	int ret = 0;
 
-	*cap = (struct table_capture){ 0 };
+	*cap = (struct table_capture){0};
 	task_lock(&q->l1_lock);
 	if (q->l1_any_dirty)
 		ret = table_capture_take(q->l1, q->l1_entries, q->l1_dirty, cap);
@@ -146,9 +148,11 @@ static int reft_write(struct qcow2 *q, const struct table_capture *cap)
 
 	if (!cap->n && !q->header_stale)
 		return 0;
-	ret = blk_flush(q->file); /* the blocks are stable before an entry says where they are */
+	ret = blk_flush(
+		q->file); /* the blocks are stable before an entry says where they are */
 	if (ret == 0)
-		ret = table_capture_write(q, QCOW2_K_REFTABLE, q->reft_offset, q->reft_entries, cap);
+		ret = table_capture_write(
+			q, QCOW2_K_REFTABLE, q->reft_offset, q->reft_entries, cap);
 	if (ret < 0 || !q->header_stale)
 		return ret;
 	ret = blk_flush(q->file); /* and a moved table whole before the header does */
@@ -163,8 +167,8 @@ static int reft_write(struct qcow2 *q, const struct table_capture *cap)
  * count that changes later belongs to the next commit. */
 static int refcounts_write(struct qcow2 *q)
 {
-	struct table_capture table = { 0 };
-	struct qcow2_capture blocks = { 0 };
+	struct table_capture table = {0};
+	struct qcow2_capture blocks = {0};
 	int ret = qcow2_reft_grow_on_disk(q);
 
 	if (ret < 0)
@@ -206,9 +210,9 @@ static int frees_advance(struct qcow2 *q)
 
 static int commit_locked(struct qcow2 *q, bool lazy)
 {
-	struct qcow2_free_list freed = { 0 };
-	struct qcow2_capture l2 = { 0 };
-	struct table_capture l1 = { 0 };
+	struct qcow2_free_list freed = {0};
+	struct qcow2_capture l2 = {0};
+	struct table_capture l1 = {0};
 	int ret;
 
 	/* Frees first: a free queued later may belong to a change that is not captured. */
@@ -230,7 +234,8 @@ static int commit_locked(struct qcow2 *q, bool lazy)
 		if (ret == 0 && l2.n && l1.n)
 			ret = blk_flush(q->file);
 		if (ret == 0)
-			ret = table_capture_write(q, QCOW2_K_L1, q->l1_offset, q->l1_entries, &l1);
+			ret = table_capture_write(
+				q, QCOW2_K_L1, q->l1_offset, q->l1_entries, &l1);
 		if (ret == 0)
 			ret = blk_flush(q->file);
 	}
@@ -294,7 +299,7 @@ int qcow2_commit_if_pressed(struct qcow2 *q)
 static bool anything_left(struct qcow2 *q)
 {
 	return q->l2_cache.n_dirty || q->ref_cache.n_dirty || q->l1_any_dirty ||
-		q->reft_any_dirty || q->freed.n || q->stable.n || q->grace.n;
+	       q->reft_any_dirty || q->freed.n || q->stable.n || q->grace.n;
 }
 
 int qcow2_commit_all(struct qcow2 *q)

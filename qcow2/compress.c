@@ -18,12 +18,12 @@
 struct blk_packed {
 	struct qcow2 *q;
 	uint64_t offset; /* guest, of cluster 0 */
-	uint64_t bytes;	 /* plain; the last cluster may be cut by the disk's end */
+	uint64_t bytes;  /* plain; the last cluster may be cut by the disk's end */
 	uint32_t n;
 	const struct iovec *iov; /* the caller's */
 	int niov;
 	atomic_uint next; /* cluster that nobody compresses yet */
-	uint8_t *out;	  /* n × cluster_bytes */
+	uint8_t *out;     /* n × cluster_bytes */
 	uint32_t *packed; /* bytes of each; 0: does not shrink */
 	uint64_t *host;
 };
@@ -45,8 +45,8 @@ static const uint8_t *contiguous(const struct blk_packed *w, uint32_t i)
 	for (int k = 0; k < w->niov; k++) {
 		if (at < w->iov[k].iov_len)
 			return w->iov[k].iov_len - at >= w->q->cluster_bytes
-				? (const uint8_t *)w->iov[k].iov_base + at
-				: NULL;
+				       ? (const uint8_t *)w->iov[k].iov_base + at
+				       : NULL;
 		at -= w->iov[k].iov_len;
 	}
 	return NULL;
@@ -128,8 +128,10 @@ static int write_packed(struct blk_packed *w, uint32_t first, uint32_t end)
 			bytes += w->packed[first];
 		}
 		if (!qcow2_overlap_ok(q, QCOW2_DATA, host, bytes))
-			return qcow2_set_corrupt(q, "compressed data at 0x%" PRIx64
-				" would overwrite metadata", host);
+			return qcow2_set_corrupt(q,
+				"compressed data at 0x%" PRIx64
+				" would overwrite metadata",
+				host);
 		ret = blk_pwritev(q->file, host, iov, n, 0);
 	}
 	return ret;
@@ -146,10 +148,12 @@ static void pack_entry(void *arg, uint32_t i, struct qcow2_entry *e)
 	struct pack_link *l = arg;
 	const struct qcow2 *q = l->w->q;
 	uint64_t host = l->w->host[l->first + i];
-	uint64_t sectors = ((host & (BLK_SECTOR - 1)) + l->w->packed[l->first + i] - 1) / BLK_SECTOR;
+	uint64_t sectors =
+		((host & (BLK_SECTOR - 1)) + l->w->packed[l->first + i] - 1) / BLK_SECTOR;
 
 	l->old[i] = *e;
-	*e = (struct qcow2_entry){ QCOW2_COMPRESSED | sectors << q->compressed_shift | host, 0 };
+	*e = (struct qcow2_entry){
+		QCOW2_COMPRESSED | sectors << q->compressed_shift | host, 0};
 }
 
 /* Clusters [first, end) of the batch: allocate, write, link, drop the old. */
@@ -157,9 +161,10 @@ static int store_packed_locked(struct blk_packed *w, uint32_t first, uint32_t en
 {
 	struct qcow2 *q = w->q;
 	uint64_t guest = w->offset + ((uint64_t)first << q->cluster_bits);
-	struct pack_link l = { .w = w, .first = first };
+	struct pack_link l = {.w = w, .first = first};
 	uint32_t n = end - first;
-	int ret = qcow2_entries_read(q, guest, n, l.old); /* refuses entries that cannot be */
+	int ret = qcow2_entries_read(
+		q, guest, n, l.old); /* refuses entries that cannot be */
 
 	if (ret == 0)
 		ret = qcow2_l2_prepare(q, guest);
@@ -184,7 +189,8 @@ static int store_packed(struct blk_packed *w, uint32_t first, uint32_t end)
 	struct qcow2_inflight f;
 	int ret;
 
-	qcow2_inflight_begin(w->q, &f, qcow2_cluster_of(w->q, w->offset) + first, end - first);
+	qcow2_inflight_begin(
+		w->q, &f, qcow2_cluster_of(w->q, w->offset) + first, end - first);
 	ret = store_packed_locked(w, first, end);
 	qcow2_inflight_end(w->q, &f);
 	return ret;
@@ -197,7 +203,8 @@ static int store_plain(struct blk_packed *w, uint32_t i)
 	int ret;
 
 	qcow2_part_init(&p, w->iov, w->niov, at, plain_bytes(w, i));
-	ret = p.iov ? qcow2_write_guest(w->q, w->offset + at, plain_bytes(w, i), p.iov, p.n)
+	ret = p.iov ? qcow2_write_guest(
+			      w->q, w->offset + at, plain_bytes(w, i), p.iov, p.n)
 		    : -ENOMEM;
 	qcow2_part_free(&p);
 	return ret;
@@ -240,8 +247,8 @@ void qcow2_packed_free(struct blk_packed *w)
 	free(w);
 }
 
-int qcow2_pack(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov,
-	struct blk_packed **out)
+int qcow2_pack(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,
+	int niov, struct blk_packed **out)
 {
 	struct qcow2 *q = b->state;
 	struct blk_packed *w;
@@ -299,7 +306,8 @@ int qcow2_write_compressed(struct qcow2 *q, uint64_t offset, uint64_t bytes,
 
 		step = MIN(bytes - pos, most);
 		qcow2_part_init(&p, iov, niov, pos, step);
-		ret = p.iov ? qcow2_pack(q->b, offset + pos, step, p.iov, p.n, &w) : -ENOMEM;
+		ret = p.iov ? qcow2_pack(q->b, offset + pos, step, p.iov, p.n, &w)
+			    : -ENOMEM;
 		if (ret == 0)
 			ret = qcow2_write_packed(q->b, w);
 		if (w)
@@ -309,7 +317,7 @@ int qcow2_write_compressed(struct qcow2 *q, uint64_t offset, uint64_t bytes,
 	return ret;
 }
 
-/* ---- reading --------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------- */
 
 struct inflate {
 	enum codec codec;
@@ -328,7 +336,7 @@ static long inflate_run(void *arg)
 int qcow2_read_compressed(struct qcow2 *q, const struct qcow2_run *run, uint8_t *out)
 {
 	uint64_t end = MAX(blk_size(q->file), (uint64_t)q->fresh_from);
-	struct inflate x = { .codec = q->codec, .out = out, .out_bytes = q->cluster_bytes };
+	struct inflate x = {.codec = q->codec, .out = out, .out_bytes = q->cluster_bytes};
 	uint8_t *in;
 	int ret;
 

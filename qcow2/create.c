@@ -13,7 +13,7 @@
 
 #define FIRST_CLUSTERS 3u
 
-/* ---- the first clusters -------------------------------------------------------------------------- */
+/* ---- the first clusters ---------------------------------------------------------- */
 
 /* The header's facts, for qcow2_header_write. */
 static int fill_header(struct qcow2 *q, struct blk *b, const struct qcow2_params *p)
@@ -29,8 +29,8 @@ static int fill_header(struct qcow2 *q, struct blk *b, const struct qcow2_params
 	q->reft_offset = p->cluster_size;
 	q->reft_clusters = 1;
 	q->incompatible = (p->data_file ? QCOW2_INCOMPAT_DATA_FILE : 0) |
-		(p->codec != CODEC_ZLIB ? QCOW2_INCOMPAT_COMPRESSION : 0) |
-		(p->extl2 ? QCOW2_INCOMPAT_EXTL2 : 0);
+			  (p->codec != CODEC_ZLIB ? QCOW2_INCOMPAT_COMPRESSION : 0) |
+			  (p->extl2 ? QCOW2_INCOMPAT_EXTL2 : 0);
 	q->compatible = p->lazy ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0;
 	q->autoclear = p->raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
 	q->data_file_name = p->data_file ? strdup(p->data_file) : NULL;
@@ -40,9 +40,9 @@ static int fill_header(struct qcow2 *q, struct blk *b, const struct qcow2_params
 		b->backing_format = strdup(p->backing_format);
 	q->overlap.off = true; /* there is nothing yet that could be hurt */
 	return (p->data_file && !q->data_file_name) || (p->backing && !b->backing_name) ||
-			(p->backing_format && !b->backing_format)
-		? -ENOMEM
-		: 0;
+			       (p->backing_format && !b->backing_format)
+		       ? -ENOMEM
+		       : 0;
 }
 
 static int write_first_clusters(struct qcow2 *q, const struct qcow2_params *p)
@@ -60,7 +60,8 @@ static int write_first_clusters(struct qcow2 *q, const struct qcow2_params *p)
 		memset(cluster, 0, q->cluster_bytes);
 		for (unsigned i = 0; i < FIRST_CLUSTERS; i++)
 			qcow2_refcount_store(cluster, q->refcount_order, i, 1);
-		ret = blk_pwrite(q->file, 2 * p->cluster_size, cluster, q->cluster_bytes, 0);
+		ret = blk_pwrite(
+			q->file, 2 * p->cluster_size, cluster, q->cluster_bytes, 0);
 	}
 	if (ret == 0)
 		ret = qcow2_header_write(q);
@@ -99,8 +100,8 @@ static struct blk *node_new(const char *filename, struct blk *file)
 	return NULL;
 }
 
-static int write_empty(const char *filename, struct blk *file, const struct qcow2_params *p,
-	struct err *err)
+static int write_empty(const char *filename, struct blk *file,
+	const struct qcow2_params *p, struct err *err)
 {
 	struct blk *b = node_new(filename, file);
 	struct qcow2 *q;
@@ -113,18 +114,20 @@ static int write_empty(const char *filename, struct blk *file, const struct qcow
 	if (ret == 0)
 		ret = write_first_clusters(q, p);
 	if (ret < 0)
-		err_errno(err, -ret, ret == -ENOSPC
-				? "Could not write qcow2 header: names and extensions do not fit in a "
-				  "cluster, or the disk is full"
-				: "Could not write qcow2 header");
+		err_errno(err, -ret,
+			ret == -ENOSPC ? "Could not write qcow2 header: names and "
+					 "extensions do not fit in a "
+					 "cluster, or the disk is full"
+				       : "Could not write qcow2 header");
 	free(q->data_file_name);
 	node_free(b);
 	return ret;
 }
 
-/* ---- what the engine adds -------------------------------------------------------------------------- */
+/* ---- what the engine adds -------------------------------------------------------- */
 
-static int make_data_file(const char *filename, const struct qcow2_params *p, struct err *err)
+static int make_data_file(
+	const char *filename, const struct qcow2_params *p, struct err *err)
 {
 	struct opts *opts = opts_new();
 	char *path = NULL;
@@ -158,7 +161,8 @@ static int make_luks(struct qcow2 *q, const struct qcow2_params *p, struct err *
 	if (ret == 0 && !a.fresh)
 		ret = blk_zero(q->file, a.offset, a.n << q->cluster_bits, 0);
 	if (ret < 0)
-		return err_errno(err, -ret, "Could not make room for the encryption header");
+		return err_errno(
+			err, -ret, "Could not make room for the encryption header");
 	q->luks_offset = a.offset;
 	q->luks_bytes = bytes;
 	q->crypt_method = QCOW2_CRYPT_LUKS;
@@ -172,8 +176,8 @@ static int make_luks(struct qcow2 *q, const struct qcow2_params *p, struct err *
 	return ret < 0 ? err_errno(err, -ret, "Could not write qcow2 header") : 0;
 }
 
-static int grow_to_size(const char *filename, struct blk *file, const struct qcow2_params *p,
-	struct err *err)
+static int grow_to_size(const char *filename, struct blk *file,
+	const struct qcow2_params *p, struct err *err)
 {
 	struct blk *b = node_new(filename, file);
 	struct opts *opts = opts_new();
@@ -199,8 +203,8 @@ static int grow_to_size(const char *filename, struct blk *file, const struct qco
 	return ret;
 }
 
-static int make_image(const char *filename, struct blk *file, const struct qcow2_params *p,
-	struct err *err)
+static int make_image(const char *filename, struct blk *file,
+	const struct qcow2_params *p, struct err *err)
 {
 	int ret = write_empty(filename, file, p, err);
 
@@ -209,7 +213,8 @@ static int make_image(const char *filename, struct blk *file, const struct qcow2
 	return ret == 0 ? grow_to_size(filename, file, p, err) : ret;
 }
 
-int qcow2_create(const char *filename, struct blk *file, struct opts *opts, struct err *err)
+int qcow2_create(
+	const char *filename, struct blk *file, struct opts *opts, struct err *err)
 {
 	struct qcow2_params p;
 	int ret = qcow2_params_take(opts, &p, err);

@@ -31,7 +31,7 @@ static int luks_write(void *arg, uint64_t offset, const void *buf, size_t bytes)
 
 void qcow2_luks_io(struct qcow2 *q, struct luks_io *io)
 {
-	*io = (struct luks_io){ luks_read, luks_write, q };
+	*io = (struct luks_io){luks_read, luks_write, q};
 }
 
 static int open_luks(struct qcow2 *q, const void *secret, size_t bytes, struct err *err)
@@ -49,12 +49,13 @@ static int open_luks(struct qcow2 *q, const void *secret, size_t bytes, struct e
 /* The legacy key is the password itself, cut or padded with zeros to 16 bytes. */
 static int open_aes(struct qcow2 *q, const void *secret, size_t bytes, struct err *err)
 {
-	uint8_t key[16] = { 0 };
+	uint8_t key[16] = {0};
 	int ret;
 
 	if (blk_flags(q->b) & BLK_O_RDWR && !(blk_flags(q->b) & BLK_O_ALLOW_AES))
 		return err_set(err, EPERM,
-			"legacy AES encryption is read-only here; convert the image to LUKS");
+			"legacy AES encryption is read-only here; convert the image to "
+			"LUKS");
 	if (!secret)
 		return 0;
 	memcpy(key, secret, MIN(bytes, sizeof(key)));
@@ -75,13 +76,17 @@ int qcow2_crypt_open(struct qcow2 *q, struct opts *opts, struct err *err)
 
 	if (!q->encrypted) {
 		if (format || id)
-			return err_set(err, EINVAL, "No encryption in image header, but options "
-						    "specified format '%s'", format ? format : "");
+			return err_set(err, EINVAL,
+				"No encryption in image header, but options "
+				"specified format '%s'",
+				format ? format : "");
 		return 0;
 	}
 	if (format && strcmp(format, want))
-		return err_set(err, EINVAL, "Header reported '%s' encryption format but options "
-					    "specify '%s'", want, format);
+		return err_set(err, EINVAL,
+			"Header reported '%s' encryption format but options "
+			"specify '%s'",
+			want, format);
 	if (id)
 		ret = secret_find(id, &secret, &bytes, err);
 	else if (!(blk_flags(q->b) & (BLK_O_NO_IO | BLK_O_CHECK)))
@@ -114,15 +119,16 @@ static long crypt_run(void *arg)
 {
 	struct crypt_job *j = arg;
 
-	return j->encrypt ? cipher_encrypt(j->cipher, j->sector, j->buf, j->buf, j->bytes)
-			  : cipher_decrypt(j->cipher, j->sector, j->buf, j->buf, j->bytes);
+	return j->encrypt
+		       ? cipher_encrypt(j->cipher, j->sector, j->buf, j->buf, j->bytes)
+		       : cipher_decrypt(j->cipher, j->sector, j->buf, j->buf, j->bytes);
 }
 
-static int crypt_sectors(struct qcow2 *q, bool encrypt, uint64_t guest, uint64_t host, void *buf,
-	size_t bytes)
+static int crypt_sectors(struct qcow2 *q, bool encrypt, uint64_t guest, uint64_t host,
+	void *buf, size_t bytes)
 {
 	uint64_t from = q->crypt_method == QCOW2_CRYPT_LUKS ? host : guest;
-	struct crypt_job j = { q->cipher, from / BLK_SECTOR, buf, bytes, encrypt };
+	struct crypt_job j = {q->cipher, from / BLK_SECTOR, buf, bytes, encrypt};
 
 	assert(is_aligned(from | bytes, BLK_SECTOR));
 	if (bytes <= INLINE_BYTES)

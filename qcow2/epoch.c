@@ -113,7 +113,8 @@ void qcow2_exclusive_end(struct qcow2 *q)
 	}
 }
 
-static struct qcow2_inflight *inflight_overlap(struct qcow2 *q, uint64_t first, uint64_t n)
+static struct qcow2_inflight *inflight_overlap(
+	struct qcow2 *q, uint64_t first, uint64_t n)
 {
 	for (struct qcow2_inflight *f = q->inflight; f; f = f->next)
 		if (ranges_overlap(f->first, f->n, first, n))
@@ -121,7 +122,8 @@ static struct qcow2_inflight *inflight_overlap(struct qcow2 *q, uint64_t first, 
 	return NULL;
 }
 
-void qcow2_inflight_begin(struct qcow2 *q, struct qcow2_inflight *f, uint64_t first, uint64_t n)
+void qcow2_inflight_begin(
+	struct qcow2 *q, struct qcow2_inflight *f, uint64_t first, uint64_t n)
 {
 	struct qcow2_inflight *other;
 	struct waiter w;
@@ -135,7 +137,7 @@ void qcow2_inflight_begin(struct qcow2 *q, struct qcow2_inflight *f, uint64_t fi
 		waiter_wait(&w);
 		pthread_mutex_lock(&q->inflight_lock);
 	}
-	*f = (struct qcow2_inflight){ .first = first, .n = n, .next = q->inflight };
+	*f = (struct qcow2_inflight){.first = first, .n = n, .next = q->inflight};
 	q->inflight = f;
 	pthread_mutex_unlock(&q->inflight_lock);
 }

@@ -12,7 +12,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-/* ---- reading -------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------- */
 
 static int check_geometry(struct qcow2 *q, const struct qcow2_header *h, struct err *err)
 {
@@ -30,11 +30,14 @@ static int check_geometry(struct qcow2 *q, const struct qcow2_header *h, struct 
 	}
 	if (length < QCOW2_V3_HEADER_BYTES || length % 8 || length > q->cluster_bytes)
 		return err_set(err, EINVAL,
-			"qcow2 header length %" PRIu32 " is not a multiple of 8 from %u to the cluster size",
+			"qcow2 header length %" PRIu32
+			" is not a multiple of 8 from %u to the cluster size",
 			length, QCOW2_V3_HEADER_BYTES);
 	if (order > 6)
-		return err_set(err, EINVAL, "Reference count entry width of 2^%" PRIu32
-			" bits is too large; the maximum is 64 bits", order);
+		return err_set(err, EINVAL,
+			"Reference count entry width of 2^%" PRIu32
+			" bits is too large; the maximum is 64 bits",
+			order);
 	q->header_length = length;
 	q->refcount_order = order;
 	return 0;
@@ -59,7 +62,8 @@ static void feature_name(const struct qcow2 *q, unsigned bit, char *buf, size_t 
 			return;
 		}
 	}
-	snprintf(buf, bytes, "Unknown incompatible feature: %" PRIx64, (uint64_t)1 << bit);
+	snprintf(
+		buf, bytes, "Unknown incompatible feature: %" PRIx64, (uint64_t)1 << bit);
 }
 
 static int check_features(struct qcow2 *q, struct err *err)
@@ -71,9 +75,11 @@ static int check_features(struct qcow2 *q, struct err *err)
 		feature_name(q, __builtin_ctzll(unknown), name, sizeof(name));
 		return err_set(err, ENOTSUP, "Unsupported qcow2 feature(s): %s", name);
 	}
-	if ((q->incompatible & QCOW2_INCOMPAT_EXTL2) && q->cluster_bits < QCOW2_MIN_EXTL2_BITS)
+	if ((q->incompatible & QCOW2_INCOMPAT_EXTL2) &&
+		q->cluster_bits < QCOW2_MIN_EXTL2_BITS)
 		return err_set(err, EINVAL,
-			"Extended L2 entries are only supported with cluster sizes of at least %u bytes",
+			"Extended L2 entries are only supported with cluster sizes of at "
+			"least %u bytes",
 			1u << QCOW2_MIN_EXTL2_BITS);
 	if ((q->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW) &&
 		!(q->incompatible & QCOW2_INCOMPAT_DATA_FILE))
@@ -81,12 +87,14 @@ static int check_features(struct qcow2 *q, struct err *err)
 	return 0;
 }
 
-static int check_compression(struct qcow2 *q, const struct qcow2_header *h, struct err *err)
+static int check_compression(
+	struct qcow2 *q, const struct qcow2_header *h, struct err *err)
 {
 	uint8_t type = q->header_length > 104 ? h->compression_type : 0;
 
 	if (!!(q->incompatible & QCOW2_INCOMPAT_COMPRESSION) != (type != 0))
-		return err_set(err, EINVAL, "qcow2: Compression type incompatible feature bit must %s",
+		return err_set(err, EINVAL,
+			"qcow2: Compression type incompatible feature bit must %s",
 			type ? "be set" : "not be set");
 	if (type > 1)
 		return err_set(err, ENOTSUP, "qcow2: unknown compression type: %u", type);
@@ -95,21 +103,24 @@ static int check_compression(struct qcow2 *q, const struct qcow2_header *h, stru
 }
 
 /* Offset and size of a table: aligned, and inside what a file can be. */
-static int check_table(const struct qcow2 *q, const char *what, uint64_t offset, uint64_t bytes,
-	uint64_t limit, struct err *err)
+static int check_table(const struct qcow2 *q, const char *what, uint64_t offset,
+	uint64_t bytes, uint64_t limit, struct err *err)
 {
 	if (bytes > limit)
-		return err_set(err, EFBIG, "%s too large (%" PRIu64 " bytes, at most %" PRIu64 ")",
-			what, bytes, limit);
+		return err_set(err, EFBIG,
+			"%s too large (%" PRIu64 " bytes, at most %" PRIu64 ")", what,
+			bytes, limit);
 	if (!is_aligned(offset, q->cluster_bytes) || offset > (uint64_t)INT64_MAX - bytes)
-		return err_set(err, EINVAL, "%s offset invalid (0x%" PRIx64 ")", what, offset);
+		return err_set(
+			err, EINVAL, "%s offset invalid (0x%" PRIx64 ")", what, offset);
 	return 0;
 }
 
 static int check_tables(struct qcow2 *q, const struct qcow2_header *h, struct err *err)
 {
 	uint64_t size = be64_get(h->size);
-	uint64_t reft_bytes = (uint64_t)be32_get(h->refcount_table_clusters) << q->cluster_bits;
+	uint64_t reft_bytes = (uint64_t)be32_get(h->refcount_table_clusters)
+			      << q->cluster_bits;
 	int ret;
 
 	q->reft_clusters = be32_get(h->refcount_table_clusters);
@@ -121,25 +132,27 @@ static int check_tables(struct qcow2 *q, const struct qcow2_header *h, struct er
 	if (size > BLK_MAX_SIZE)
 		return err_set(err, EFBIG, "Image size %" PRIu64 " is too large", size);
 	if (q->reft_clusters == 0 && !(q->b->flags & BLK_O_CHECK))
-		return err_set(err, EINVAL, "Image does not contain a reference count table");
+		return err_set(
+			err, EINVAL, "Image does not contain a reference count table");
 	ret = check_table(q, "Reference count table", q->reft_offset, reft_bytes,
 		QCOW2_MAX_REFTABLE_BYTES, err);
 	if (ret == 0)
-		ret = check_table(q, "Active L1 table", q->l1_offset, (uint64_t)q->l1_entries * 8,
-			QCOW2_MAX_L1_BYTES, err);
+		ret = check_table(q, "Active L1 table", q->l1_offset,
+			(uint64_t)q->l1_entries * 8, QCOW2_MAX_L1_BYTES, err);
 	if (ret < 0)
 		return ret;
 	if (q->n_snaps > QCOW2_MAX_SNAPSHOTS)
-		return err_set(err, EFBIG, "Snapshot table too large (%" PRIu32 " snapshots)",
-			q->n_snaps);
+		return err_set(err, EFBIG,
+			"Snapshot table too large (%" PRIu32 " snapshots)", q->n_snaps);
 	if (q->n_snaps && (!is_aligned(q->snaps_offset, q->cluster_bytes) ||
-			q->snaps_offset > INT64_MAX))
-		return err_set(err, EINVAL, "Snapshot table offset invalid (0x%" PRIx64 ")",
-			q->snaps_offset);
+				  q->snaps_offset > INT64_MAX))
+		return err_set(err, EINVAL,
+			"Snapshot table offset invalid (0x%" PRIx64 ")", q->snaps_offset);
 	if (q->l1_entries < qcow2_l1_needed(q, size))
-		return err_set(err, EINVAL, "L1 table is too small (%" PRIu32
-			" entries, the disk needs %" PRIu64 ")", q->l1_entries,
-			qcow2_l1_needed(q, size));
+		return err_set(err, EINVAL,
+			"L1 table is too small (%" PRIu32
+			" entries, the disk needs %" PRIu64 ")",
+			q->l1_entries, qcow2_l1_needed(q, size));
 	q->b->size = size;
 	return 0;
 }
@@ -163,40 +176,46 @@ static int ext_keep(struct qcow2 *q, uint32_t type, const uint8_t *data, uint32_
 		return -ENOMEM;
 	}
 	memcpy(copy, data, bytes);
-	exts[q->n_exts++] = (struct qcow2_ext){ type, bytes, copy };
+	exts[q->n_exts++] = (struct qcow2_ext){type, bytes, copy};
 	return 0;
 }
 
-static int ext_bitmaps(struct qcow2 *q, const uint8_t *data, uint32_t bytes, struct err *err)
+static int ext_bitmaps(
+	struct qcow2 *q, const uint8_t *data, uint32_t bytes, struct err *err)
 {
 	if (bytes != sizeof(q->bitmaps_ext))
-		return err_set(err, EINVAL, "bitmaps_ext: Invalid extension size (%" PRIu32 ")",
-			bytes);
+		return err_set(err, EINVAL,
+			"bitmaps_ext: Invalid extension size (%" PRIu32 ")", bytes);
 	memcpy(&q->bitmaps_ext, data, bytes);
 	q->has_bitmaps_ext = true;
 	return 0;
 }
 
-static int ext_crypto(struct qcow2 *q, const uint8_t *data, uint32_t bytes, struct err *err)
+static int ext_crypto(
+	struct qcow2 *q, const uint8_t *data, uint32_t bytes, struct err *err)
 {
 	struct qcow2_ext_crypto x;
 
 	if (q->crypt_method != QCOW2_CRYPT_LUKS)
 		return err_set(err, EINVAL,
-			"CRYPTO header extension only expected with LUKS encryption method");
+			"CRYPTO header extension only expected with LUKS encryption "
+			"method");
 	if (bytes != sizeof(x))
-		return err_set(err, EINVAL, "CRYPTO header extension size %" PRIu32
-			", but expected size %zu", bytes, sizeof(x));
+		return err_set(err, EINVAL,
+			"CRYPTO header extension size %" PRIu32 ", but expected size %zu",
+			bytes, sizeof(x));
 	memcpy(&x, data, sizeof(x));
 	q->luks_offset = be64_get(x.offset);
 	q->luks_bytes = be64_get(x.length);
 	if (q->luks_offset == 0 || !is_aligned(q->luks_offset, q->cluster_bytes) ||
 		q->luks_offset > INT64_MAX - QCOW2_MAX_LUKS_HEADER)
-		return err_set(err, EINVAL, "Encryption header offset '%" PRIu64
-			"' is not a multiple of cluster size '%" PRIu32 "'", q->luks_offset,
-			q->cluster_bytes);
+		return err_set(err, EINVAL,
+			"Encryption header offset '%" PRIu64
+			"' is not a multiple of cluster size '%" PRIu32 "'",
+			q->luks_offset, q->cluster_bytes);
 	if (q->luks_bytes == 0 || q->luks_bytes > QCOW2_MAX_LUKS_HEADER)
-		return err_set(err, EINVAL, "Encryption header length %" PRIu64 " is out of range",
+		return err_set(err, EINVAL,
+			"Encryption header length %" PRIu64 " is out of range",
 			q->luks_bytes);
 	return 0;
 }
@@ -209,8 +228,10 @@ static int ext_take(struct qcow2 *q, uint32_t type, const uint8_t *data, uint32_
 	switch (type) {
 	case QCOW2_EXT_BACKING_FORMAT:
 		if (bytes > 31)
-			return err_set(err, EINVAL, "ERROR: ext_backing_format: len=%" PRIu32
-				" too large (>=32)", bytes);
+			return err_set(err, EINVAL,
+				"ERROR: ext_backing_format: len=%" PRIu32
+				" too large (>=32)",
+				bytes);
 		ret = ext_string(data, bytes, &q->b->backing_format);
 		break;
 	case QCOW2_EXT_DATA_FILE:
@@ -224,11 +245,13 @@ static int ext_take(struct qcow2 *q, uint32_t type, const uint8_t *data, uint32_
 		ret = ext_keep(q, type, data, bytes);
 		break;
 	}
-	return ret < 0 ? err_set(err, ENOMEM, "no memory for header extension 0x%08" PRIx32, type)
+	return ret < 0 ? err_set(err, ENOMEM,
+				 "no memory for header extension 0x%08" PRIx32, type)
 		       : 0;
 }
 
-static int read_extensions(struct qcow2 *q, const uint8_t *cluster, uint64_t end, struct err *err)
+static int read_extensions(
+	struct qcow2 *q, const uint8_t *cluster, uint64_t end, struct err *err)
 {
 	uint64_t at = q->header_length;
 	int ret;
@@ -246,8 +269,10 @@ static int read_extensions(struct qcow2 *q, const uint8_t *cluster, uint64_t end
 		if (type == QCOW2_EXT_END)
 			return 0;
 		if (bytes > end - at)
-			return err_set(err, EINVAL, "Header extension too large (0x%08" PRIx32
-				" at offset %" PRIu64 ": %" PRIu32 " bytes)", type, at - 8, bytes);
+			return err_set(err, EINVAL,
+				"Header extension too large (0x%08" PRIx32
+				" at offset %" PRIu64 ": %" PRIu32 " bytes)",
+				type, at - 8, bytes);
 		ret = ext_take(q, type, cluster + at, bytes, err);
 		if (ret < 0)
 			return ret;
@@ -265,20 +290,23 @@ static int read_backing_name(struct qcow2 *q, const struct qcow2_header *h,
 	if (!offset)
 		return 0;
 	if (offset > q->cluster_bytes || bytes > q->cluster_bytes - offset)
-		return err_set(err, EINVAL, "Invalid backing file offset (0x%" PRIx64
-			", %" PRIu32 " bytes)", offset, bytes);
+		return err_set(err, EINVAL,
+			"Invalid backing file offset (0x%" PRIx64 ", %" PRIu32 " bytes)",
+			offset, bytes);
 	if (bytes > QCOW2_MAX_BACKING_NAME)
-		return err_set(err, EINVAL, "Backing file name too long (%" PRIu32 " bytes)", bytes);
+		return err_set(err, EINVAL,
+			"Backing file name too long (%" PRIu32 " bytes)", bytes);
 	if (bytes && memchr(cluster + offset, 0, bytes))
 		return err_set(err, EINVAL, "Backing file name has a zero byte in it");
 	if (bytes == 0)
 		return 0;
 	if (q->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW)
 		return err_set(err, EINVAL,
-			"An image with a raw external data file cannot have a backing file");
+			"An image with a raw external data file cannot have a backing "
+			"file");
 	return ext_string(cluster + offset, bytes, &q->b->backing_name) == 0
-		? 0
-		: err_set(err, ENOMEM, "no memory for the backing file name");
+		       ? 0
+		       : err_set(err, ENOMEM, "no memory for the backing file name");
 }
 
 /* What follows from the header alone. */
@@ -288,15 +316,17 @@ static void derive(struct qcow2 *q)
 
 	q->extl2 = q->incompatible & QCOW2_INCOMPAT_EXTL2;
 	q->external_data = q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
-	q->external_raw = q->external_data && (q->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+	q->external_raw =
+		q->external_data && (q->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
 	q->lazy_refcounts = q->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
 	q->l2_entry_bytes = q->extl2 ? 16 : 8;
 	q->l2_bits = bits - (q->extl2 ? 4 : 3);
 	q->subcluster_bits = q->extl2 ? bits - 5 : bits;
 	q->subcluster_bytes = 1u << q->subcluster_bits;
 	q->refblock_bits = bits + 3 - q->refcount_order;
-	q->refcount_max = q->refcount_order == 6 ? UINT64_MAX
-						 : (1ull << (1u << q->refcount_order)) - 1;
+	q->refcount_max = q->refcount_order == 6
+				  ? UINT64_MAX
+				  : (1ull << (1u << q->refcount_order)) - 1;
 	q->compressed_shift = 62 - (bits - 8);
 	q->compressed_offset_mask = (1ull << q->compressed_shift) - 1;
 	q->encrypted = q->crypt_method != QCOW2_CRYPT_NONE;
@@ -348,7 +378,8 @@ int qcow2_header_read(struct qcow2 *q, struct err *err)
 	if (!ext_end || ext_end > q->cluster_bytes)
 		ext_end = q->cluster_bytes;
 	if (ext_end < q->header_length) {
-		ret = err_set(err, EINVAL, "Invalid backing file offset (0x%" PRIx64 ")", ext_end);
+		ret = err_set(err, EINVAL, "Invalid backing file offset (0x%" PRIx64 ")",
+			ext_end);
 		goto out;
 	}
 	ret = read_extensions(q, cluster, ext_end, err);
@@ -365,12 +396,14 @@ int qcow2_header_read(struct qcow2 *q, struct err *err)
 		q->header_tail_bytes = q->header_length - QCOW2_HEADER_BYTES;
 		q->header_tail = malloc(q->header_tail_bytes);
 		if (q->header_tail)
-			memcpy(q->header_tail, cluster + QCOW2_HEADER_BYTES, q->header_tail_bytes);
+			memcpy(q->header_tail, cluster + QCOW2_HEADER_BYTES,
+				q->header_tail_bytes);
 		else
 			ret = err_set(err, ENOMEM, "no memory for the header");
 	}
 	if (ret == 0 && q->crypt_method == QCOW2_CRYPT_LUKS && !q->luks_bytes)
-		ret = err_set(err, EINVAL, "LUKS encryption without its header extension");
+		ret = err_set(
+			err, EINVAL, "LUKS encryption without its header extension");
 	if (ret == 0)
 		ret = check_tables(q, &h, err);
 out:
@@ -378,7 +411,7 @@ out:
 	return ret;
 }
 
-/* ---- writing -------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------- */
 
 struct builder {
 	uint8_t *buf;
@@ -399,7 +432,7 @@ static void build(struct builder *w, const void *data, size_t bytes)
 
 static void build_ext(struct builder *w, uint32_t type, const void *data, size_t bytes)
 {
-	struct qcow2_ext_header x = { be32_put(type), be32_put((uint32_t)bytes) };
+	struct qcow2_ext_header x = {be32_put(type), be32_put((uint32_t)bytes)};
 	static const uint8_t zeros[8];
 
 	build(w, &x, sizeof(x));
@@ -437,14 +470,14 @@ static void build_fixed(struct qcow2 *q, struct builder *w)
 static void build_feature_names(struct builder *w)
 {
 	static const struct qcow2_feature_name names[] = {
-		{ 0, 0, "dirty bit" },
-		{ 0, 1, "corrupt bit" },
-		{ 0, 2, "external data file" },
-		{ 0, 3, "compression type" },
-		{ 0, 4, "extended L2 entries" },
-		{ 1, 0, "lazy refcounts" },
-		{ 2, 0, "bitmaps" },
-		{ 2, 1, "raw external data" },
+		{0, 0, "dirty bit"},
+		{0, 1, "corrupt bit"},
+		{0, 2, "external data file"},
+		{0, 3, "compression type"},
+		{0, 4, "extended L2 entries"},
+		{1, 0, "lazy refcounts"},
+		{2, 0, "bitmaps"},
+		{2, 1, "raw external data"},
 	};
 
 	build_ext(w, QCOW2_EXT_FEATURE_NAMES, names, sizeof(names));
@@ -458,9 +491,11 @@ static void build_extensions(struct qcow2 *q, struct builder *w)
 		build_ext(w, QCOW2_EXT_BACKING_FORMAT, q->b->backing_format,
 			strlen(q->b->backing_format));
 	if (q->data_file_name)
-		build_ext(w, QCOW2_EXT_DATA_FILE, q->data_file_name, strlen(q->data_file_name));
+		build_ext(w, QCOW2_EXT_DATA_FILE, q->data_file_name,
+			strlen(q->data_file_name));
 	if (q->luks_bytes) {
-		struct qcow2_ext_crypto x = { be64_put(q->luks_offset), be64_put(q->luks_bytes) };
+		struct qcow2_ext_crypto x = {
+			be64_put(q->luks_offset), be64_put(q->luks_bytes)};
 
 		build_ext(w, QCOW2_EXT_CRYPTO, &x, sizeof(x));
 	}
@@ -478,7 +513,7 @@ static void build_extensions(struct qcow2 *q, struct builder *w)
 
 static int header_write_locked(struct qcow2 *q)
 {
-	struct builder w = { .limit = q->cluster_bytes };
+	struct builder w = {.limit = q->cluster_bytes};
 	struct qcow2_header *h;
 	int ret;
 
@@ -499,7 +534,7 @@ static int header_write_locked(struct qcow2 *q)
 	w.at = round_up(w.at, BLK_SECTOR);
 	if (w.full)
 		ret = -ENOSPC; /* extensions and names do not fit in the first cluster */
-	else if (q->corrupt) /* the map is in doubt, and the bit must get out */
+	else if (q->corrupt)   /* the map is in doubt, and the bit must get out */
 		ret = blk_pwrite(q->file, 0, w.buf, w.at, 0);
 	else
 		ret = qcow2_meta_write(q, QCOW2_K_HEADER, 0, w.buf, w.at);
@@ -577,7 +612,7 @@ static int prepare_write_locked(struct qcow2 *q)
 	if (q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		ret = qcow2_bitmaps_mark_in_use(q, false);
 	if (ret == 0 && (unknown || (q->lazy_refcounts &&
-				!(q->incompatible & QCOW2_INCOMPAT_DIRTY)))) {
+					    !(q->incompatible & QCOW2_INCOMPAT_DIRTY)))) {
 		q->autoclear &= ~unknown;
 		if (q->lazy_refcounts)
 			q->incompatible |= QCOW2_INCOMPAT_DIRTY;

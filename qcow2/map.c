@@ -13,7 +13,7 @@ struct position {
 	uint32_t l1_index;
 	uint64_t l2_offset;    /* host offset of the table; 0: none */
 	uint64_t slice_offset; /* host offset of the slice */
-	uint32_t index;	       /* first entry in the slice */
+	uint32_t index;        /* first entry in the slice */
 };
 
 uint64_t qcow2_slice_left(const struct qcow2 *q, uint64_t offset)
@@ -26,7 +26,7 @@ static int locate(struct qcow2 *q, uint64_t offset, struct position *p)
 	uint64_t l1_index = offset >> (q->cluster_bits + q->l2_bits), entry;
 	uint64_t in_table = qcow2_cluster_of(q, offset) & ((1ull << q->l2_bits) - 1);
 
-	*p = (struct position){ .index = in_table % q->slice_entries };
+	*p = (struct position){.index = in_table % q->slice_entries};
 	if (l1_index >= q->l1_entries)
 		return 0;
 	p->l1_index = (uint32_t)l1_index;
@@ -36,21 +36,24 @@ static int locate(struct qcow2 *q, uint64_t offset, struct position *p)
 		return 0;
 	if (!is_aligned(p->l2_offset, q->cluster_bytes))
 		return qcow2_set_corrupt(q,
-			"L2 table offset 0x%" PRIx64 " unaligned (L1 index: 0x%" PRIx64 ")",
+			"L2 table offset 0x%" PRIx64 " unaligned (L1 index: 0x%" PRIx64
+			")",
 			p->l2_offset, l1_index);
 	if (!range_inside(p->l2_offset, q->cluster_bytes,
-			MAX(blk_size(q->file), q->fresh_from)))
+		    MAX(blk_size(q->file), q->fresh_from)))
 		return qcow2_set_corrupt(q,
-			"L2 table offset 0x%" PRIx64 " outside the file (L1 index: 0x%" PRIx64 ")",
+			"L2 table offset 0x%" PRIx64
+			" outside the file (L1 index: 0x%" PRIx64 ")",
 			p->l2_offset, l1_index);
-	p->slice_offset = p->l2_offset +
-		in_table / q->slice_entries * q->l2_cache.slice_bytes;
+	p->slice_offset =
+		p->l2_offset + in_table / q->slice_entries * q->l2_cache.slice_bytes;
 	return 0;
 }
 
-static struct qcow2_entry entry_load(const struct qcow2 *q, const uint8_t *data, uint32_t i)
+static struct qcow2_entry entry_load(
+	const struct qcow2 *q, const uint8_t *data, uint32_t i)
 {
-	struct qcow2_entry e = { 0 };
+	struct qcow2_entry e = {0};
 	const be64 *words = (const be64 *)(data + (size_t)i * q->l2_entry_bytes);
 
 	e.desc = be64_get(words[0]);
@@ -59,7 +62,8 @@ static struct qcow2_entry entry_load(const struct qcow2 *q, const uint8_t *data,
 	return e;
 }
 
-static void entry_store(const struct qcow2 *q, uint8_t *data, uint32_t i, struct qcow2_entry e)
+static void entry_store(
+	const struct qcow2 *q, uint8_t *data, uint32_t i, struct qcow2_entry e)
 {
 	be64 *words = (be64 *)(data + (size_t)i * q->l2_entry_bytes);
 
@@ -70,7 +74,8 @@ static void entry_store(const struct qcow2 *q, uint8_t *data, uint32_t i, struct
 
 static bool has_host(const struct qcow2 *q, struct qcow2_entry e)
 {
-	return (e.desc & QCOW2_OFFSET_MASK) || (q->external_data && (e.desc & QCOW2_COPIED));
+	return (e.desc & QCOW2_OFFSET_MASK) ||
+	       (q->external_data && (e.desc & QCOW2_COPIED));
 }
 
 /* Allocation and zero bits may not both be set, nor be set for nothing. */
@@ -91,13 +96,14 @@ int qcow2_entry_type(const struct qcow2 *q, struct qcow2_entry e, unsigned sc)
 {
 	if (e.desc & QCOW2_COMPRESSED)
 		return q->external_data || (e.desc & QCOW2_COPIED) || e.bitmap
-			? -EIO
-			: (int)QCOW2_COMPRESSED_TYPE;
+			       ? -EIO
+			       : (int)QCOW2_COMPRESSED_TYPE;
 	if (!is_aligned(e.desc & QCOW2_OFFSET_MASK, q->cluster_bytes) ||
 		(e.desc & QCOW2_L2_RESERVED))
 		return -EIO;
 	if (q->extl2)
-		return e.desc & QCOW2_ZERO ? -EIO : subcluster_type(e, sc, has_host(q, e));
+		return e.desc & QCOW2_ZERO ? -EIO
+					   : subcluster_type(e, sc, has_host(q, e));
 	if (e.desc & QCOW2_ZERO && q->version < 3)
 		return -EIO;
 	if (e.desc & QCOW2_ZERO)
@@ -114,10 +120,11 @@ static bool entry_valid(const struct qcow2 *q, struct qcow2_entry e)
 	return !q->extl2 || (!(alloc & zero) && (!alloc || has_host(q, e)));
 }
 
-static void run_compressed(const struct qcow2 *q, struct qcow2_entry e, struct qcow2_run *out)
+static void run_compressed(
+	const struct qcow2 *q, struct qcow2_entry e, struct qcow2_run *out)
 {
 	uint64_t sectors = (e.desc >> q->compressed_shift) &
-		((1ull << (62 - q->compressed_shift)) - 1);
+			   ((1ull << (62 - q->compressed_shift)) - 1);
 
 	out->host = e.desc & q->compressed_offset_mask;
 	out->compressed_bytes =
@@ -133,13 +140,13 @@ static bool run_continues(const struct qcow2 *q, const struct qcow2_run *run,
 	if (type == QCOW2_UNALLOCATED || type == QCOW2_ZERO_PLAIN)
 		return true;
 	return run->copied == !!(e.desc & QCOW2_COPIED) &&
-		(e.desc & QCOW2_OFFSET_MASK) + ((uint64_t)sc << q->subcluster_bits) ==
-		run->host + run->bytes;
+	       (e.desc & QCOW2_OFFSET_MASK) + ((uint64_t)sc << q->subcluster_bits) ==
+		       run->host + run->bytes;
 }
 
 /* Under the cache lock: the run from guest offset on, over entries of one slice. */
-static int scan(const struct qcow2 *q, const uint8_t *data, uint32_t index, uint64_t offset,
-	uint64_t bytes, struct qcow2_run *run)
+static int scan(const struct qcow2 *q, const uint8_t *data, uint32_t index,
+	uint64_t offset, uint64_t bytes, struct qcow2_run *run)
 {
 	uint64_t in_cluster = qcow2_in_cluster(q, offset);
 	unsigned sc = (unsigned)(in_cluster >> q->subcluster_bits);
@@ -149,7 +156,7 @@ static int scan(const struct qcow2 *q, const uint8_t *data, uint32_t index, uint
 
 	if (type < 0)
 		return type;
-	*run = (struct qcow2_run){ .type = type, .copied = e.desc & QCOW2_COPIED };
+	*run = (struct qcow2_run){.type = type, .copied = e.desc & QCOW2_COPIED};
 	if (type == QCOW2_COMPRESSED_TYPE) {
 		run_compressed(q, e, run);
 		run->bytes = MIN(q->cluster_bytes - in_cluster, bytes);
@@ -174,7 +181,8 @@ static int scan(const struct qcow2 *q, const uint8_t *data, uint32_t index, uint
 }
 
 /* A slice in memory: looked up, or loaded and then pinned. Returns with the lock held. */
-static int slice_lock(struct qcow2 *q, uint64_t offset, struct qcow2_slice **s, bool *pinned)
+static int slice_lock(
+	struct qcow2 *q, uint64_t offset, struct qcow2_slice **s, bool *pinned)
 {
 	struct qcow2_cache *c = &q->l2_cache;
 	int ret;
@@ -206,19 +214,23 @@ static int check_host(struct qcow2 *q, uint64_t offset, const struct qcow2_run *
 	uint64_t end = MAX(blk_size(q->file), q->fresh_from);
 
 	if (run->type == QCOW2_COMPRESSED_TYPE && run->host >= end)
-		return qcow2_set_corrupt(q, "compressed cluster of guest offset 0x%" PRIx64
-			" at 0x%" PRIx64 " lies outside the file", offset, run->host);
-	if (run->type == QCOW2_NORMAL && q->external_data &&
-		run->host != offset && q->external_raw)
-		return qcow2_set_corrupt(q, "guest offset 0x%" PRIx64
-			" maps to 0x%" PRIx64 " in a raw data file", offset, run->host);
+		return qcow2_set_corrupt(q,
+			"compressed cluster of guest offset 0x%" PRIx64 " at 0x%" PRIx64
+			" lies outside the file",
+			offset, run->host);
+	if (run->type == QCOW2_NORMAL && q->external_data && run->host != offset &&
+		q->external_raw)
+		return qcow2_set_corrupt(q,
+			"guest offset 0x%" PRIx64 " maps to 0x%" PRIx64
+			" in a raw data file",
+			offset, run->host);
 	return 0;
 }
 
 int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct qcow2_run *out)
 {
 	uint64_t in_slice = (qcow2_slice_left(q, offset) << q->cluster_bits) -
-		qcow2_in_cluster(q, offset);
+			    qcow2_in_cluster(q, offset);
 	struct qcow2_slice *s;
 	struct position p;
 	bool pinned;
@@ -229,8 +241,8 @@ int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct qcow2_run
 	if (!p.l2_offset) {
 		uint64_t span = qcow2_l2_span(q);
 
-		*out = (struct qcow2_run){ .type = QCOW2_UNALLOCATED,
-			.bytes = MIN(bytes, span - (offset & (span - 1))) };
+		*out = (struct qcow2_run){.type = QCOW2_UNALLOCATED,
+			.bytes = MIN(bytes, span - (offset & (span - 1)))};
 		return 0;
 	}
 	ret = slice_lock(q, p.slice_offset, &s, &pinned);
@@ -240,12 +252,15 @@ int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct qcow2_run
 	struct qcow2_entry e = entry_load(q, s->data, p.index);
 	slice_unlock(q, s, pinned);
 	if (ret < 0)
-		return qcow2_set_corrupt(q, "L2 entry 0x%" PRIx64 " of guest offset 0x%" PRIx64
-			" in the table at 0x%" PRIx64 " cannot be", e.desc, offset, p.l2_offset);
+		return qcow2_set_corrupt(q,
+			"L2 entry 0x%" PRIx64 " of guest offset 0x%" PRIx64
+			" in the table at 0x%" PRIx64 " cannot be",
+			e.desc, offset, p.l2_offset);
 	return check_host(q, offset, out);
 }
 
-int qcow2_entries_read(struct qcow2 *q, uint64_t offset, uint32_t n, struct qcow2_entry *out)
+int qcow2_entries_read(
+	struct qcow2 *q, uint64_t offset, uint32_t n, struct qcow2_entry *out)
 {
 	struct qcow2_slice *s;
 	struct position p;
@@ -268,8 +283,10 @@ int qcow2_entries_read(struct qcow2 *q, uint64_t offset, uint32_t n, struct qcow
 	}
 	slice_unlock(q, s, pinned);
 	if (ret < 0)
-		return qcow2_set_corrupt(q, "an L2 entry of guest clusters from 0x%" PRIx64
-			" in the table at 0x%" PRIx64 " cannot be", offset, p.l2_offset);
+		return qcow2_set_corrupt(q,
+			"an L2 entry of guest clusters from 0x%" PRIx64
+			" in the table at 0x%" PRIx64 " cannot be",
+			offset, p.l2_offset);
 	return 0;
 }
 
@@ -300,7 +317,7 @@ int qcow2_l2_update(struct qcow2 *q, uint64_t offset, uint32_t n,
 	return 0;
 }
 
-/* ---- L2 tables ------------------------------------------------------------------------------- */
+/* ---- L2 tables ------------------------------------------------------------------- */
 
 /* Writes the table at `to`: zeros, or what the shared table at `from` says. It is not
  * referenced by anything yet. */

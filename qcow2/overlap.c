@@ -9,7 +9,7 @@
  */
 #include "qcow2/qcow2.h"
 
-#define CHUNK_BITS 12
+#define CHUNK_BITS     12
 #define CHUNK_CLUSTERS (1u << CHUNK_BITS)
 
 struct qcow2_overlap_chunk {
@@ -117,7 +117,8 @@ static uint8_t kind_at(struct qcow2_overlap *o, uint64_t cluster)
 	return c ? c->kind[cluster & (CHUNK_CLUSTERS - 1)] : QCOW2_DATA;
 }
 
-int qcow2_overlap_mark(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_t bytes)
+int qcow2_overlap_mark(
+	struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_t bytes)
 {
 	struct qcow2_overlap *o = &q->overlap;
 	uint64_t first = qcow2_cluster_of(q, offset);
@@ -127,8 +128,8 @@ int qcow2_overlap_mark(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, u
 	pthread_mutex_lock(&o->lock);
 	for (uint64_t i = first; i <= last && ret == 0; i++) {
 		struct qcow2_overlap_chunk *c = kind == QCOW2_DATA
-			? chunk_find(o, i >> CHUNK_BITS)
-			: chunk_make(o, i >> CHUNK_BITS);
+							? chunk_find(o, i >> CHUNK_BITS)
+							: chunk_make(o, i >> CHUNK_BITS);
 
 		if (c)
 			c->kind[i & (CHUNK_CLUSTERS - 1)] = kind;
@@ -139,7 +140,8 @@ int qcow2_overlap_mark(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, u
 	return ret;
 }
 
-bool qcow2_overlap_ok(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_t bytes)
+bool qcow2_overlap_ok(
+	struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_t bytes)
 {
 	struct qcow2_overlap *o = &q->overlap;
 	uint64_t last = qcow2_cluster_of(q, offset + bytes - 1);
@@ -154,12 +156,13 @@ bool qcow2_overlap_ok(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, ui
 	return ok;
 }
 
-int qcow2_meta_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, const void *buf,
-	size_t bytes)
+int qcow2_meta_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset,
+	const void *buf, size_t bytes)
 {
 	if (!qcow2_overlap_ok(q, kind, offset, bytes))
 		return qcow2_set_corrupt(q,
-			"write of %zu bytes of %s at 0x%" PRIx64 " would overwrite something else",
+			"write of %zu bytes of %s at 0x%" PRIx64
+			" would overwrite something else",
 			bytes, kind_names[kind], offset);
 	return blk_pwrite(q->file, offset, buf, bytes, 0);
 }
@@ -198,7 +201,8 @@ static int claim_tables(struct qcow2 *q, struct err *err)
 		ret = claim(q, QCOW2_K_REFTABLE, q->reft_offset,
 			(uint64_t)q->reft_clusters << q->cluster_bits, err);
 	if (ret == 0 && q->l1_entries)
-		ret = claim(q, QCOW2_K_L1, q->l1_offset, (uint64_t)q->l1_entries * 8, err);
+		ret = claim(
+			q, QCOW2_K_L1, q->l1_offset, (uint64_t)q->l1_entries * 8, err);
 	if (ret == 0 && q->luks_bytes)
 		ret = claim(q, QCOW2_K_LUKS, q->luks_offset, q->luks_bytes, err);
 	if (ret == 0 && q->n_snaps && q->snaps_bytes)
@@ -214,7 +218,8 @@ int qcow2_overlap_build(struct qcow2 *q, struct err *err)
 	ret = claim_tables(q, err);
 	for (uint64_t i = 0; i < q->reft_entries && ret == 0; i++)
 		if (q->reft[i])
-			ret = claim(q, QCOW2_K_REFBLOCK, q->reft[i], q->cluster_bytes, err);
+			ret = claim(
+				q, QCOW2_K_REFBLOCK, q->reft[i], q->cluster_bytes, err);
 	for (uint32_t i = 0; i < q->l1_entries && ret == 0; i++) {
 		uint64_t l2 = q->l1[i] & QCOW2_OFFSET_MASK;
 

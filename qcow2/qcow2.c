@@ -4,9 +4,9 @@
  */
 #include "qcow2/qcow2.h"
 
-#define SLICE_BYTES	   (16u << 10)
-#define L2_CACHE_BYTES	   (32u << 20) /* maps 256 GiB of 64 KiB clusters */
-#define REF_CACHE_BYTES	   (4u << 20)
+#define SLICE_BYTES     (16u << 10)
+#define L2_CACHE_BYTES  (32u << 20) /* maps 256 GiB of 64 KiB clusters */
+#define REF_CACHE_BYTES (4u << 20)
 
 static int tables_alloc(struct qcow2 *q)
 {
@@ -17,7 +17,8 @@ static int tables_alloc(struct qcow2 *q)
 	q->reft = calloc(q->reft_entries, sizeof(*q->reft));
 	q->reft_dirty = calloc(q->reft_entries / 64 + 1, 1);
 	q->reft_full = calloc(q->reft_entries, 1);
-	return q->l1 && q->l1_dirty && q->reft && q->reft_dirty && q->reft_full ? 0 : -ENOMEM;
+	return q->l1 && q->l1_dirty && q->reft && q->reft_dirty && q->reft_full ? 0
+										: -ENOMEM;
 }
 
 static void tables_free(struct qcow2 *q)
@@ -41,8 +42,8 @@ static int load_l1(struct qcow2 *q, struct err *err)
 	int ret = qcow2_table_read(q, q->l1_offset, q->l1_entries, &table);
 
 	if (ret < 0)
-		return err_errno(err, -ret, "Could not read L1 table at 0x%" PRIx64,
-			q->l1_offset);
+		return err_errno(
+			err, -ret, "Could not read L1 table at 0x%" PRIx64, q->l1_offset);
 	for (uint32_t i = 0; i < q->l1_entries; i++)
 		q->l1[i] = table[i];
 	free(table);
@@ -63,8 +64,10 @@ static int load_reft(struct qcow2 *q, struct err *err)
 		if (is_aligned(block, q->cluster_bytes) && block < INT64_MAX)
 			q->reft[i] = block;
 		else if (!blk_read_only(q->b))
-			ret = err_set(err, EIO, "Refcount block %" PRIu64 " at 0x%" PRIx64
-				" is not on a cluster", i, block);
+			ret = err_set(err, EIO,
+				"Refcount block %" PRIu64 " at 0x%" PRIx64
+				" is not on a cluster",
+				i, block);
 	}
 	free(table);
 	return ret;
@@ -94,7 +97,7 @@ int qcow2_tables_load(struct qcow2 *q, struct err *err)
 	return ret;
 }
 
-/* ---- open ---------------------------------------------------------------------------------------- */
+/* ---- open ------------------------------------------------------------------------ */
 
 struct settings {
 	uint64_t l2_cache, ref_cache;
@@ -105,13 +108,14 @@ struct settings {
  * have no effect: ours are always complete. */
 static int take_settings(struct opts *opts, struct settings *s, struct err *err)
 {
-	static const char *const accepted[] = { "cache-clean-interval", "l2-cache-entry-size",
-		"overlap-check", "overlap-check.template", "pass-discard-request",
-		"pass-discard-snapshot", "pass-discard-other", "discard-no-unref", NULL };
+	static const char *const accepted[] = {"cache-clean-interval",
+		"l2-cache-entry-size", "overlap-check", "overlap-check.template",
+		"pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
+		"discard-no-unref", NULL};
 	uint64_t total = 0;
 	int ret;
 
-	*s = (struct settings){ L2_CACHE_BYTES, REF_CACHE_BYTES, false, false };
+	*s = (struct settings){L2_CACHE_BYTES, REF_CACHE_BYTES, false, false};
 	if (!opts)
 		return 0;
 	for (size_t i = 0; accepted[i]; i++)
@@ -132,12 +136,14 @@ static int take_settings(struct opts *opts, struct settings *s, struct err *err)
 static int caches_init(struct qcow2 *q, const struct settings *s, struct err *err)
 {
 	uint32_t slice = MIN(q->cluster_bytes, SLICE_BYTES);
-	uint64_t most = div_round_up(blk_size(q->b), q->cluster_bytes) * q->l2_entry_bytes;
+	uint64_t most =
+		div_round_up(blk_size(q->b), q->cluster_bytes) * q->l2_entry_bytes;
 	uint64_t l2 = MIN(s->l2_cache, MAX(most, (uint64_t)1 * MiB));
 
 	q->slice_entries = slice / q->l2_entry_bytes;
 	if (qcow2_cache_init(&q->l2_cache, q, QCOW2_K_L2, slice, l2) < 0 ||
-		qcow2_cache_init(&q->ref_cache, q, QCOW2_K_REFBLOCK, slice, s->ref_cache) < 0)
+		qcow2_cache_init(
+			&q->ref_cache, q, QCOW2_K_REFBLOCK, slice, s->ref_cache) < 0)
 		return err_set(err, ENOMEM, "no memory for the metadata caches");
 	return 0;
 }
@@ -177,16 +183,19 @@ static int open_data_file(struct qcow2 *q, struct opts *opts, struct err *err)
  * written. */
 static int repair_dirty(struct qcow2 *q, struct err *err)
 {
-	struct blk_check c = { 0 };
+	struct blk_check c = {0};
 	int ret = qcow2_check(q->b, &c, BLK_FIX_LEAKS | BLK_FIX_ERRORS, err);
 
 	if (ret < 0)
 		return err_prefix(err, "Could not repair dirty image");
 	if (c.corruptions || c.check_errors)
-		return err_set(err, EIO, "Could not repair dirty image: %" PRIu64
-			" errors are left", c.corruptions + c.check_errors);
-	log_line(LOG_LEVEL_INFO, "%s: repaired after an unclean shutdown: %" PRIu64
-		" errors, %" PRIu64 " leaks", q->b->filename, c.corruptions_fixed, c.leaks_fixed);
+		return err_set(err, EIO,
+			"Could not repair dirty image: %" PRIu64 " errors are left",
+			c.corruptions + c.check_errors);
+	log_line(LOG_LEVEL_INFO,
+		"%s: repaired after an unclean shutdown: %" PRIu64 " errors, %" PRIu64
+		" leaks",
+		q->b->filename, c.corruptions_fixed, c.leaks_fixed);
 	return 0;
 }
 
@@ -246,7 +255,9 @@ int qcow2_open_over(struct blk *b, struct opts *opts, struct err *err)
 		ret = qcow2_crypt_open(q, opts, err);
 	if (ret == 0)
 		ret = open_data_file(q, opts, err);
-	if (ret == 0 && !(b->flags & BLK_O_CHECK)) /* a check reads them, and says what is wrong */
+	if (ret == 0 &&
+		!(b->flags &
+			BLK_O_CHECK)) /* a check reads them, and says what is wrong */
 		ret = qcow2_snapshots_read(q, NULL, err);
 	if (ret == 0) {
 		set_facts(q);
@@ -314,12 +325,14 @@ static int qcow2_probe(const uint8_t *buf, size_t bytes, const char *filename)
 
 	(void)filename;
 	/* A header that is cut off is a broken qcow2 image, not a raw disk. */
-	return bytes >= 8 && be32_get(h->magic) == QCOW2_MAGIC && be32_get(h->version) >= 2
-		? 100
-		: 0;
+	return bytes >= 8 && be32_get(h->magic) == QCOW2_MAGIC &&
+			       be32_get(h->version) >= 2
+		       ? 100
+		       : 0;
 }
 
-static void qcow2_traits(struct blk *b, uint32_t *cluster_bytes, bool *dirty, bool *encrypted)
+static void qcow2_traits(
+	struct blk *b, uint32_t *cluster_bytes, bool *dirty, bool *encrypted)
 {
 	struct qcow2 *q = b->state;
 

@@ -50,7 +50,7 @@
 #include "block/format.h"
 #include "qcow2/format.h"
 
-/* ---- overlap.c: what kind of metadata each host cluster holds -------------------------- */
+/* ---- overlap.c: what kind of metadata each host cluster holds -------------------- */
 
 enum qcow2_kind {
 	QCOW2_DATA, /* guest data, compressed data, or nothing known */
@@ -72,7 +72,7 @@ struct qcow2_overlap {
 	size_t n_buckets, n_chunks;
 };
 
-/* ---- cache.c: slices of tables ---------------------------------------------------------- */
+/* ---- cache.c: slices of tables --------------------------------------------------- */
 
 struct qcow2_slice {
 	uint64_t offset; /* in the image file; the key */
@@ -99,7 +99,7 @@ struct qcow2_cache {
 	size_t n_dirty;
 };
 
-/* ---- epoch.c: requests in flight --------------------------------------------------------- */
+/* ---- epoch.c: requests in flight ------------------------------------------------- */
 
 struct qcow2_epochs {
 	pthread_mutex_t lock;
@@ -257,7 +257,7 @@ static inline uint64_t qcow2_vm_state_offset(const struct qcow2 *q, uint64_t dis
 	return qcow2_l1_needed(q, disk_bytes) * qcow2_l2_span(q);
 }
 
-/* ---- header.c ------------------------------------------------------------------------------ */
+/* ---- header.c -------------------------------------------------------------------- */
 
 /* Reads and checks the header and its extensions into q (not L1 and the tables). Every
  * message names the field and the value. */
@@ -277,7 +277,7 @@ int qcow2_set_corrupt(struct qcow2 *q, const char *fmt, ...)
  * enabled bitmaps in use (bitmap.c), sets the dirty bit for lazy refcounts. Cheap later. */
 int qcow2_prepare_write(struct qcow2 *q);
 
-/* ---- table.c: whole-image passes read tables in large parallel batches --------------------- */
+/* ---- table.c: whole-image passes read tables in large parallel batches ----------- */
 
 /* Reads `entries` be64 at offset into host order. *out is malloc'd. Offsets are checked
  * against the file by the caller; what lies past its end reads as zeros. */
@@ -291,7 +291,7 @@ int qcow2_table_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, ui
 int qcow2_clusters_each(struct qcow2 *q, enum qcow2_kind kind, const uint64_t *offsets, size_t n,
 	int (*fn)(void *arg, size_t i, uint8_t *cluster, bool *changed), void *arg);
 
-/* ---- overlap.c ------------------------------------------------------------------------------ */
+/* ---- overlap.c ------------------------------------------------------------------- */
 
 void qcow2_overlap_init(struct qcow2_overlap *o);
 void qcow2_overlap_destroy(struct qcow2_overlap *o);
@@ -307,7 +307,7 @@ int qcow2_overlap_build(struct qcow2 *q, struct err *err);
 int qcow2_meta_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, const void *buf,
 	size_t bytes);
 
-/* ---- cache.c ---------------------------------------------------------------------------------- */
+/* ---- cache.c --------------------------------------------------------------------- */
 
 int qcow2_cache_init(struct qcow2_cache *c, struct qcow2 *q, enum qcow2_kind kind,
 	uint32_t slice_bytes, size_t limit_bytes);
@@ -345,7 +345,7 @@ int qcow2_capture_write(struct qcow2 *q, enum qcow2_kind kind, struct qcow2_capt
 /* Unpins; where ret is an error the ranges become dirty again. Frees the copies. */
 void qcow2_capture_done(struct qcow2_cache *c, struct qcow2_capture *cap, int ret);
 
-/* ---- refcount.c ------------------------------------------------------------------------------- */
+/* ---- refcount.c ------------------------------------------------------------------ */
 
 /* Take alloc_lock themselves. Cluster indexes. */
 int qcow2_refcount_get(struct qcow2 *q, uint64_t cluster, uint64_t *out);
@@ -376,7 +376,7 @@ int qcow2_reft_grow_on_disk(struct qcow2 *q);
 uint64_t qcow2_refcount_load(const uint8_t *block, unsigned order, uint64_t i);
 void qcow2_refcount_store(uint8_t *block, unsigned order, uint64_t i, uint64_t value);
 
-/* ---- commit.c --------------------------------------------------------------------------------- */
+/* ---- commit.c -------------------------------------------------------------------- */
 
 /* Everything up to now becomes stable. Not from inside an epoch. */
 int qcow2_commit(struct qcow2 *q);
@@ -388,7 +388,7 @@ int qcow2_commit_if_pressed(struct qcow2 *q);
  * and nothing waits to be freed, refcounts included even if lazy. */
 int qcow2_commit_all(struct qcow2 *q);
 
-/* ---- epoch.c ----------------------------------------------------------------------------------- */
+/* ---- epoch.c --------------------------------------------------------------------- */
 
 void qcow2_epochs_init(struct qcow2_epochs *e);
 /* A data request is in flight between these. Waits while an exclusive operation runs. */
@@ -406,7 +406,7 @@ void qcow2_exclusive_end(struct qcow2 *q);
 void qcow2_inflight_begin(struct qcow2 *q, struct qcow2_inflight *f, uint64_t first, uint64_t n);
 void qcow2_inflight_end(struct qcow2 *q, struct qcow2_inflight *f);
 
-/* ---- map.c: guest offsets to host offsets ------------------------------------------------------ */
+/* ---- map.c: guest offsets to host offsets ---------------------------------------- */
 
 enum qcow2_type {
 	QCOW2_UNALLOCATED, /* read the backing file */
@@ -445,7 +445,7 @@ int qcow2_l2_update(struct qcow2 *q, uint64_t offset, uint32_t n,
 /* Guest clusters from offset to the end of its slice. */
 uint64_t qcow2_slice_left(const struct qcow2 *q, uint64_t offset);
 
-/* ---- read.c, write.c, zero.c, compress.c, crypt.c ----------------------------------------------- */
+/* ---- read.c, write.c, zero.c, compress.c, crypt.c -------------------------------- */
 
 int qcow2_preadv(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov);
 int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov,
@@ -499,7 +499,7 @@ void qcow2_luks_io(struct qcow2 *q, struct luks_io *io); /* to the header's clus
 int qcow2_encrypt(struct qcow2 *q, uint64_t guest, uint64_t host, void *buf, size_t bytes);
 int qcow2_decrypt(struct qcow2 *q, uint64_t guest, uint64_t host, void *buf, size_t bytes);
 
-/* ---- snapshot.c, check.c, bitmap.c, create.c, resize.c, measure.c, info.c ------------------------ */
+/* ---- snapshot.c, check.c, bitmap.c, create.c, resize.c, measure.c, info.c -------- */
 
 /* At open. On failure nothing is kept, and *readable (may be NULL) says how many entries
  * could have been. */

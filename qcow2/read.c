@@ -8,10 +8,11 @@
 /* Runs of one request in flight at once. */
 #define READ_TASKS 8u
 
-void qcow2_part_init(struct qcow2_part *p, const struct iovec *iov, int niov, size_t pos,
-	size_t bytes)
+void qcow2_part_init(
+	struct qcow2_part *p, const struct iovec *iov, int niov, size_t pos, size_t bytes)
 {
-	p->iov = niov <= (int)ARRAY_LEN(p->small) ? p->small : malloc(niov * sizeof(*p->iov));
+	p->iov = niov <= (int)ARRAY_LEN(p->small) ? p->small
+						  : malloc(niov * sizeof(*p->iov));
 	p->n = p->iov ? iov_slice(p->iov, iov, niov, pos, bytes) : 0;
 }
 
@@ -23,8 +24,8 @@ void qcow2_part_free(struct qcow2_part *p)
 
 /* The backing file may be shorter: zeros behind its end. Or longer: zeros behind ours, which
  * is what copy-on-write puts there and growing must find. */
-static int read_backing(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
-	int niov)
+static int read_backing(struct qcow2 *q, uint64_t offset, uint64_t bytes,
+	const struct iovec *iov, int niov)
 {
 	struct blk *backing = q->b->backing;
 	uint64_t have = 0, size = backing ? MIN(blk_size(backing), blk_size(q->b)) : 0;
@@ -66,8 +67,8 @@ static int read_encrypted(struct qcow2 *q, uint64_t offset, uint64_t host,
 }
 
 /* For vectors that cut sectors. */
-static int read_encrypted_bounced(struct qcow2 *q, uint64_t offset, uint64_t host, uint64_t bytes,
-	const struct iovec *iov, int niov)
+static int read_encrypted_bounced(struct qcow2 *q, uint64_t offset, uint64_t host,
+	uint64_t bytes, const struct iovec *iov, int niov)
 {
 	uint64_t chunk = MIN(bytes, 1 * MiB);
 	uint8_t *buf = buf_alloc(chunk);
@@ -139,15 +140,16 @@ static int run_read_task(void *arg)
 	return ret;
 }
 
-static int run_read_spawn(struct qcow2 *q, struct task_group *g, const struct qcow2_run *run,
-	uint64_t offset, const struct iovec *iov, int niov, size_t pos)
+static int run_read_spawn(struct qcow2 *q, struct task_group *g,
+	const struct qcow2_run *run, uint64_t offset, const struct iovec *iov, int niov,
+	size_t pos)
 {
 	struct run_read *r = malloc(sizeof(*r));
 	int ret;
 
 	if (!r)
 		return -ENOMEM;
-	*r = (struct run_read){ .q = q, .run = *run, .offset = offset };
+	*r = (struct run_read){.q = q, .run = *run, .offset = offset};
 	qcow2_part_init(&r->part, iov, niov, pos, run->bytes);
 	ret = r->part.iov ? task_group_spawn(g, NULL, run_read_task, r) : -ENOMEM;
 	if (ret < 0) {
@@ -161,11 +163,11 @@ static int run_read_spawn(struct qcow2 *q, struct task_group *g, const struct qc
 static bool run_waits(const struct qcow2 *q, const struct qcow2_run *run)
 {
 	return run->type == QCOW2_NORMAL || run->type == QCOW2_COMPRESSED_TYPE ||
-		(run->type == QCOW2_UNALLOCATED && q->b->backing);
+	       (run->type == QCOW2_UNALLOCATED && q->b->backing);
 }
 
-static int read_runs(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct qcow2_run *run,
-	const struct iovec *iov, int niov)
+static int read_runs(struct qcow2 *q, uint64_t offset, uint64_t bytes,
+	struct qcow2_run *run, const struct iovec *iov, int niov)
 {
 	struct task_group g;
 	size_t pos = 0;
@@ -196,8 +198,8 @@ static int read_runs(struct qcow2 *q, uint64_t offset, uint64_t bytes, struct qc
 	return ret < 0 ? ret : ended;
 }
 
-int qcow2_read_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
-	int niov)
+int qcow2_read_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes,
+	const struct iovec *iov, int niov)
 {
 	struct qcow2_run run;
 	int ret = qcow2_map(q, offset, bytes, &run);
@@ -209,7 +211,8 @@ int qcow2_read_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const str
 	return read_runs(q, offset, bytes, &run, iov, niov);
 }
 
-int qcow2_preadv(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
+int qcow2_preadv(
+	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
 {
 	struct qcow2 *q = b->state;
 	unsigned epoch;
@@ -237,8 +240,9 @@ static bool mostly_holes(struct qcow2 *q)
 		return false;
 	clusters = (uint64_t)on_disk >> q->cluster_bits;
 	line = MAX(clusters * 10 / 9, clusters + 2);
-	return qcow2_count_used(q, qcow2_cluster_of(q, q->fresh_from), line, &used) == 0 &&
-		used >= line;
+	return qcow2_count_used(q, qcow2_cluster_of(q, q->fresh_from), line, &used) ==
+		       0 &&
+	       used >= line;
 }
 
 int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out)

@@ -123,8 +123,8 @@ static void cluster_freed(struct qcow2 *q, uint64_t cluster)
 
 /* Adds delta (1 or -1) to the counts [first, first + n), all in this slice; *done says how
  * many it did. cluster_freed takes other leaf locks under ref_cache.lock, never the reverse. */
-static int slice_add(struct qcow2 *q, struct qcow2_slice *s, uint64_t first, uint64_t n, int delta,
-	uint64_t *done)
+static int slice_add(struct qcow2 *q, struct qcow2_slice *s, uint64_t first, uint64_t n,
+	int delta, uint64_t *done)
 {
 	unsigned order = q->refcount_order;
 	uint64_t i = first % slice_counts(q);
@@ -179,12 +179,12 @@ static int counts_add(struct qcow2 *q, uint64_t first, uint64_t n, int delta)
 	if (at > first && delta > 0)
 		counts_add(q, first, at - first, -delta);
 	if (lie)
-		return qcow2_set_corrupt(q,
-			"cluster %" PRIu64 " is freed, but its refcount is zero", at);
+		return qcow2_set_corrupt(
+			q, "cluster %" PRIu64 " is freed, but its refcount is zero", at);
 	return ret;
 }
 
-/* ---- refcount blocks ---------------------------------------------------------------------- */
+/* ---- refcount blocks ------------------------------------------------------------- */
 
 static int reft_grow(struct qcow2 *q, uint64_t entries)
 {
@@ -225,7 +225,8 @@ static int block_make(struct qcow2 *q, uint64_t rb, uint64_t cluster)
 		ret = reft_grow(q, rb + 1);
 	if (ret == 0)
 		ret = qcow2_overlap_mark(q, QCOW2_K_REFBLOCK, offset, q->cluster_bytes);
-	for (uint32_t pos = 0; pos < q->cluster_bytes && ret == 0; pos += q->ref_cache.slice_bytes) {
+	for (uint32_t pos = 0; pos < q->cluster_bytes && ret == 0;
+		pos += q->ref_cache.slice_bytes) {
 		struct qcow2_slice *s;
 
 		ret = qcow2_cache_new(&q->ref_cache, offset + pos, &s);
@@ -278,7 +279,8 @@ static void blocks_unmake(struct qcow2 *q, uint64_t rb, uint64_t last_rb)
  */
 static int blocks_ensure(struct qcow2 *q, uint64_t first, uint64_t end, uint64_t *behind)
 {
-	uint64_t first_rb = first >> q->refblock_bits, last_rb = (end - 1) >> q->refblock_bits;
+	uint64_t first_rb = first >> q->refblock_bits,
+		 last_rb = (end - 1) >> q->refblock_bits;
 	bool made = false;
 	int ret = 0;
 
@@ -307,7 +309,7 @@ static int blocks_ensure(struct qcow2 *q, uint64_t first, uint64_t end, uint64_t
 	return ret;
 }
 
-/* ---- allocation --------------------------------------------------------------------------- */
+/* ---- allocation ------------------------------------------------------------------ */
 
 /* Counts of zero from cluster c on, at most n, in c's slice alone. */
 static int zeros_at(struct qcow2 *q, uint64_t c, uint64_t n, uint64_t *zeros)
@@ -339,7 +341,8 @@ static int skip_used(struct qcow2 *q, uint64_t *c)
 	bool from_start = false;
 
 	for (;;) {
-		uint64_t rb = *c >> q->refblock_bits, offset = slice_offset(q, *c), i = *c % per;
+		uint64_t rb = *c >> q->refblock_bits, offset = slice_offset(q, *c),
+			 i = *c % per;
 		struct qcow2_slice *s;
 		int ret;
 
@@ -379,7 +382,8 @@ static uint64_t cluster_limit(const struct qcow2 *q, int *error)
 }
 
 /* A run of at most n free clusters (exactly n where exact), the first there is. */
-static int find_run(struct qcow2 *q, uint64_t n, bool exact, uint64_t *first, uint64_t *len)
+static int find_run(
+	struct qcow2 *q, uint64_t n, bool exact, uint64_t *first, uint64_t *len)
 {
 	int full;
 	uint64_t c = q->alloc_hint, limit = cluster_limit(q, &full);
@@ -419,7 +423,8 @@ static int check_room(const struct qcow2 *q, uint64_t first, uint64_t end)
 	uint64_t missing = 0;
 	int full;
 
-	for (uint64_t rb = first >> q->refblock_bits; rb <= (end - 1) >> q->refblock_bits; rb++)
+	for (uint64_t rb = first >> q->refblock_bits; rb <= (end - 1) >> q->refblock_bits;
+		rb++)
 		missing += rb >= q->reft_entries || !q->reft[rb];
 	if (missing) /* and one that counts the last of them */
 		missing++;
@@ -434,7 +439,9 @@ static int take_run(struct qcow2 *q, uint64_t first, uint64_t n, bool *fresh)
 
 	if (!qcow2_overlap_ok(q, QCOW2_DATA, offset, bytes))
 		return qcow2_set_corrupt(q,
-			"clusters from %" PRIu64 " are metadata, but their refcount is zero", first);
+			"clusters from %" PRIu64
+			" are metadata, but their refcount is zero",
+			first);
 	ret = check_room(q, first, first + n);
 	if (ret == 0)
 		ret = blocks_ensure(q, first, first + n, &behind);
@@ -474,7 +481,8 @@ int qcow2_alloc(struct qcow2 *q, uint64_t n, bool exact, struct qcow2_alloc *out
 /* Goes on in the cluster of compressed_next, and into the one behind it if that is free. */
 static int compressed_append(struct qcow2 *q, uint32_t bytes, uint64_t *offset)
 {
-	uint64_t at = q->compressed_next, cluster = qcow2_cluster_of(q, at), count, next_count;
+	uint64_t at = q->compressed_next, cluster = qcow2_cluster_of(q, at), count,
+		 next_count;
 	uint64_t left = q->cluster_bytes - qcow2_in_cluster(q, at);
 	bool fresh;
 	int ret;
@@ -529,7 +537,8 @@ static void unalloc_locked(struct qcow2 *q, uint64_t offset, uint64_t bytes)
 	counts_add(q, first, qcow2_cluster_of(q, offset + bytes - 1) - first + 1, -1);
 }
 
-int qcow2_alloc_compressed(struct qcow2 *q, size_t n, const uint32_t *bytes, uint64_t *offsets)
+int qcow2_alloc_compressed(
+	struct qcow2 *q, size_t n, const uint32_t *bytes, uint64_t *offsets)
 {
 	int ret = 0;
 	size_t i;
@@ -589,7 +598,8 @@ int qcow2_trim_file(struct qcow2 *q, struct err *err)
 	}
 	if (ret < 0)
 		err_errno(err, -ret, "Could not read refcounts");
-	else if ((q->file->caps & BLK_CAP_GROW) && blk_size(q->file) > end << q->cluster_bits)
+	else if ((q->file->caps & BLK_CAP_GROW) &&
+		 blk_size(q->file) > end << q->cluster_bits)
 		ret = blk_resize(q->file, end << q->cluster_bits, BLK_PREALLOC_OFF, err);
 	/* What is written behind the new end must not bring back what lay there. */
 	if (ret == 0 && (ret = blk_flush(q->file)) < 0)
@@ -600,7 +610,7 @@ int qcow2_trim_file(struct qcow2 *q, struct err *err)
 	return ret;
 }
 
-/* ---- freeing ------------------------------------------------------------------------------- */
+/* ---- freeing --------------------------------------------------------------------- */
 
 int qcow2_free_later(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool discard)
 {
@@ -626,7 +636,7 @@ int qcow2_free_later(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool disc
 		l->v = v;
 		l->cap = cap;
 	}
-	l->v[l->n++] = (struct qcow2_free){ offset, bytes, discard };
+	l->v[l->n++] = (struct qcow2_free){offset, bytes, discard};
 	q->freed_hint = l->n;
 	task_unlock(&q->alloc_lock);
 	return 0;
@@ -643,7 +653,8 @@ static int discard_unused(struct qcow2 *q, const struct qcow2_free *f)
 		ret = zeros_at(q, c, end - c, &zeros);
 		run = ret == 0 ? zeros : 0;
 		if (run)
-			blk_discard(q->file, c << q->cluster_bits, run << q->cluster_bits);
+			blk_discard(
+				q->file, c << q->cluster_bits, run << q->cluster_bits);
 	}
 	return ret;
 }
@@ -668,7 +679,7 @@ int qcow2_free_apply(struct qcow2 *q, struct qcow2_free_list *list)
 	return ret;
 }
 
-/* ---- the refcount table on disk ------------------------------------------------------------- */
+/* ---- the refcount table on disk -------------------------------------------------- */
 
 int qcow2_reft_grow_on_disk(struct qcow2 *q)
 {
@@ -694,7 +705,8 @@ int qcow2_reft_grow_on_disk(struct qcow2 *q)
 		need = div_round_up(q->reft_entries * 8, q->cluster_bytes);
 	}
 	if (ret == 0)
-		ret = qcow2_overlap_mark(q, QCOW2_K_REFTABLE, a.offset, need << q->cluster_bits);
+		ret = qcow2_overlap_mark(
+			q, QCOW2_K_REFTABLE, a.offset, need << q->cluster_bits);
 	if (ret == 0) {
 		q->reft_offset = a.offset;
 		q->reft_clusters = (uint32_t)need;
@@ -705,5 +717,6 @@ int qcow2_reft_grow_on_disk(struct qcow2 *q)
 	task_unlock(&q->alloc_lock);
 	if (ret < 0)
 		return ret;
-	return qcow2_free_later(q, old_offset, (uint64_t)old_clusters << q->cluster_bits, false);
+	return qcow2_free_later(
+		q, old_offset, (uint64_t)old_clusters << q->cluster_bits, false);
 }

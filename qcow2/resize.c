@@ -55,7 +55,8 @@ out:
 	free(copy);
 	free(dirty);
 	free((void *)l1);
-	return ret < 0 ? err_errno(err, -ret, "Could not make an L1 table of %" PRIu32 " entries",
+	return ret < 0 ? err_errno(err, -ret,
+				 "Could not make an L1 table of %" PRIu32 " entries",
 				 entries)
 		       : 0;
 }
@@ -103,14 +104,16 @@ static int check_size(struct qcow2 *q, uint64_t bytes, struct err *err)
 	uint64_t entries = qcow2_l1_needed(q, bytes);
 
 	if (bytes > BLK_MAX_SIZE || entries * 8 > QCOW2_MAX_L1_BYTES)
-		return err_set(err, EFBIG, "The image size is too large for file format 'qcow2' "
-					   "(try using a larger cluster size)");
+		return err_set(err, EFBIG,
+			"The image size is too large for file format 'qcow2' "
+			"(try using a larger cluster size)");
 	if (q->n_snaps && q->version < 3)
-		return err_set(err, ENOTSUP, "Can't resize a v2 image which has snapshots");
+		return err_set(
+			err, ENOTSUP, "Can't resize a v2 image which has snapshots");
 	return 0;
 }
 
-/* ---- preallocation ------------------------------------------------------------------------------- */
+/* ---- preallocation --------------------------------------------------------------- */
 
 struct prealloc {
 	struct qcow2 *q;
@@ -132,8 +135,8 @@ static void prealloc_entry(void *arg, uint32_t i, struct qcow2_entry *e)
 
 static int prealloc_some(struct qcow2 *q, uint64_t offset, uint64_t n, uint64_t *got)
 {
-	struct qcow2_alloc a = { .offset = offset, .n = n };
-	struct prealloc p = { .q = q };
+	struct qcow2_alloc a = {.offset = offset, .n = n};
+	struct prealloc p = {.q = q};
 	int ret = qcow2_l2_prepare(q, offset);
 
 	if (ret == 0 && !q->external_data)
@@ -185,27 +188,33 @@ static uint64_t prealloc_bytes(const struct qcow2 *q, uint64_t bytes)
 	return (clusters + tables + blocks) << q->cluster_bits;
 }
 
-static int preallocate(struct qcow2 *q, uint64_t offset, uint64_t end, enum blk_prealloc mode,
-	struct err *err)
+static int preallocate(struct qcow2 *q, uint64_t offset, uint64_t end,
+	enum blk_prealloc mode, struct err *err)
 {
 	bool data = mode == BLK_PREALLOC_FALLOC || mode == BLK_PREALLOC_FULL;
 	int ret = 0;
 
 	if (q->encrypted && q->version < 3)
-		return err_set(err, ENOTSUP, "Preallocation of an encrypted image needs version 3");
-	if (data && !q->external_data && (q->file->caps & BLK_CAP_GROW)) /* a full disk is told before anything refers to it */
-		ret = blk_resize(q->file, round_up(blk_size(q->file), q->cluster_bytes) +
-				prealloc_bytes(q, end - offset), mode, err);
+		return err_set(err, ENOTSUP,
+			"Preallocation of an encrypted image needs version 3");
+	if (data && !q->external_data &&
+		(q->file->caps &
+			BLK_CAP_GROW)) /* a full disk is told before anything refers to it */
+		ret = blk_resize(q->file,
+			round_up(blk_size(q->file), q->cluster_bytes) +
+				prealloc_bytes(q, end - offset),
+			mode, err);
 	if (ret == 0 && (ret = prealloc_range(q, offset, end)) < 0)
 		err_errno(err, -ret, "Could not preallocate metadata");
 	/* Clusters that nothing was written to are part of the file all the same, and what was
 	 * taken for tables that were not needed is not. */
-	if (ret == 0 && (q->file->caps & BLK_CAP_GROW) && q->fresh_from != blk_size(q->file))
+	if (ret == 0 && (q->file->caps & BLK_CAP_GROW) &&
+		q->fresh_from != blk_size(q->file))
 		ret = blk_resize(q->file, q->fresh_from, BLK_PREALLOC_OFF, err);
 	return ret;
 }
 
-/* ---- resize --------------------------------------------------------------------------------------- */
+/* ---- resize ---------------------------------------------------------------------- */
 
 /* [offset, end) was not part of the disk: it must read as zeros, whatever a longer backing
  * file has there, or a shrink that was interrupted left, or the VM state of a snapshot that
@@ -222,18 +231,21 @@ static int zero_new_part(struct qcow2 *q, uint64_t offset, uint64_t end)
 	if (ret == 0 && edge < covered)
 		ret = qcow2_forget_range(q, edge, covered - edge);
 	if (ret == 0 && backing > edge)
-		ret = qcow2_zero(q->b, edge, round_up(backing, q->cluster_bytes) - edge, 0);
+		ret = qcow2_zero(
+			q->b, edge, round_up(backing, q->cluster_bytes) - edge, 0);
 	return ret;
 }
 
-static int grow(struct qcow2 *q, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
+static int grow(
+	struct qcow2 *q, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
 {
 	uint64_t old = blk_size(q->b), entries = qcow2_l1_needed(q, bytes);
 	int ret = 0;
 
 	if (q->external_data && blk_size(q->data) < bytes)
 		ret = blk_resize(q->data, bytes,
-			prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc, err);
+			prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc,
+			err);
 	if (ret == 0 && entries > q->l1_entries)
 		ret = l1_grow(q, (uint32_t)entries, err);
 	if (ret < 0)
@@ -280,19 +292,22 @@ static int shrink(struct qcow2 *q, uint64_t bytes, struct err *err)
 	return ret < 0 ? ret : qcow2_trim_file(q, err);
 }
 
-int qcow2_resize(struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
+int qcow2_resize(
+	struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
 {
 	struct qcow2 *q = b->state;
 	uint64_t old = blk_size(b);
 	int ret;
 
 	if (!is_aligned(bytes, BLK_SECTOR))
-		return err_set(err, EINVAL, "The new size must be a multiple of %u", BLK_SECTOR);
+		return err_set(
+			err, EINVAL, "The new size must be a multiple of %u", BLK_SECTOR);
 	ret = check_size(q, bytes, err);
 	if (ret < 0)
 		return ret;
 	if (bytes < old && prealloc != BLK_PREALLOC_OFF)
-		return err_set(err, EINVAL, "Preallocation can't be used for shrinking an image");
+		return err_set(err, EINVAL,
+			"Preallocation can't be used for shrinking an image");
 	if (q->external_raw && prealloc == BLK_PREALLOC_OFF && bytes > old)
 		prealloc = BLK_PREALLOC_METADATA;
 	ret = qcow2_prepare_write(q);

@@ -26,7 +26,7 @@ struct piece {
 	struct qcow2 *q;
 	const struct iovec *iov; /* of the whole request */
 	int niov;
-	size_t pos;	 /* of the piece in the vector */
+	size_t pos;      /* of the piece in the vector */
 	uint64_t offset; /* guest */
 	uint64_t bytes;
 	uint32_t n; /* clusters it touches, all in one L2 slice */
@@ -36,7 +36,7 @@ struct piece {
 bool qcow2_entry_owned(const struct qcow2 *q, struct qcow2_entry e)
 {
 	return !(e.desc & QCOW2_COMPRESSED) && (e.desc & QCOW2_COPIED) &&
-		(q->external_data || (e.desc & QCOW2_OFFSET_MASK));
+	       (q->external_data || (e.desc & QCOW2_OFFSET_MASK));
 }
 
 void qcow2_entry_drop(struct qcow2 *q, struct qcow2_entry e)
@@ -52,10 +52,10 @@ void qcow2_entry_drop(struct qcow2 *q, struct qcow2_entry e)
 	}
 }
 
-/* ---- data to host clusters ------------------------------------------------------------------- */
+/* ---- data to host clusters ------------------------------------------------------- */
 
-static int write_encrypted(struct qcow2 *q, uint64_t guest, uint64_t host, const struct iovec *iov,
-	int niov, size_t bytes)
+static int write_encrypted(struct qcow2 *q, uint64_t guest, uint64_t host,
+	const struct iovec *iov, int niov, size_t bytes)
 {
 	size_t chunk = MIN(bytes, (size_t)(1 * MiB));
 	uint8_t *buf = buf_alloc(chunk);
@@ -73,12 +73,13 @@ static int write_encrypted(struct qcow2 *q, uint64_t guest, uint64_t host, const
 	return ret;
 }
 
-static int write_host(struct qcow2 *q, uint64_t guest, uint64_t host, const struct iovec *iov,
-	int niov, size_t bytes)
+static int write_host(struct qcow2 *q, uint64_t guest, uint64_t host,
+	const struct iovec *iov, int niov, size_t bytes)
 {
 	if (!q->external_data && !qcow2_overlap_ok(q, QCOW2_DATA, host, bytes))
-		return qcow2_set_corrupt(q, "guest offset 0x%" PRIx64
-			" maps to metadata at 0x%" PRIx64, guest, host);
+		return qcow2_set_corrupt(q,
+			"guest offset 0x%" PRIx64 " maps to metadata at 0x%" PRIx64,
+			guest, host);
 	if (q->encrypted)
 		return write_encrypted(q, guest, host, iov, niov, bytes);
 	return blk_pwritev(q->data, host, iov, niov, 0);
@@ -90,7 +91,8 @@ static int write_part(struct piece *p, uint64_t host, uint64_t bytes)
 	int ret;
 
 	qcow2_part_init(&part, p->iov, p->niov, p->pos, bytes);
-	ret = part.iov ? write_host(p->q, p->offset, host, part.iov, part.n, bytes) : -ENOMEM;
+	ret = part.iov ? write_host(p->q, p->offset, host, part.iov, part.n, bytes)
+		       : -ENOMEM;
 	qcow2_part_free(&part);
 	return ret;
 }
@@ -123,7 +125,7 @@ struct edges {
 
 static int edge_read(struct qcow2 *q, uint64_t offset, uint64_t bytes, uint8_t **out)
 {
-	struct iovec iov = { NULL, bytes };
+	struct iovec iov = {NULL, bytes};
 
 	*out = NULL;
 	if (!bytes)
@@ -132,7 +134,8 @@ static int edge_read(struct qcow2 *q, uint64_t offset, uint64_t bytes, uint8_t *
 	return *out ? qcow2_read_guest(q, offset, bytes, &iov, 1) : -ENOMEM;
 }
 
-static int write_joined(struct piece *p, const struct edges *x, uint64_t host_lo, uint64_t bytes)
+static int write_joined(
+	struct piece *p, const struct edges *x, uint64_t host_lo, uint64_t bytes)
 {
 	uint64_t end = p->offset + bytes;
 	struct iovec *iov = malloc((p->niov + 2) * sizeof(*iov));
@@ -141,10 +144,10 @@ static int write_joined(struct piece *p, const struct edges *x, uint64_t host_lo
 	if (!iov)
 		return -ENOMEM;
 	if (x->head)
-		iov[n++] = (struct iovec){ x->head, p->offset - x->lo };
+		iov[n++] = (struct iovec){x->head, p->offset - x->lo};
 	n += iov_slice(iov + n, p->iov, p->niov, p->pos, bytes);
 	if (x->tail)
-		iov[n++] = (struct iovec){ x->tail, x->hi - end };
+		iov[n++] = (struct iovec){x->tail, x->hi - end};
 	ret = write_host(p->q, x->lo, host_lo, iov, n, x->hi - x->lo);
 	free(iov);
 	return ret;
@@ -152,8 +155,8 @@ static int write_joined(struct piece *p, const struct edges *x, uint64_t host_lo
 
 /* Writes `bytes` of the piece and its edges [lo, hi), whose first byte goes to host_lo. Edges
  * of zeros on clusters that are zeros already are left out. */
-static int write_with_edges(struct piece *p, struct edges *x, uint64_t host_lo, uint64_t bytes,
-	bool fresh)
+static int write_with_edges(
+	struct piece *p, struct edges *x, uint64_t host_lo, uint64_t bytes, bool fresh)
 {
 	struct qcow2 *q = p->q;
 	uint64_t end = p->offset + bytes;
@@ -178,11 +181,11 @@ static int write_with_edges(struct piece *p, struct edges *x, uint64_t host_lo, 
 	return ret;
 }
 
-/* ---- in place ---------------------------------------------------------------------------------- */
+/* ---- in place -------------------------------------------------------------------- */
 
 /* Where in the cluster, from `start` on, written subclusters end; at most `end`. */
-static uint64_t written_until(const struct qcow2 *q, struct qcow2_entry e, uint64_t start,
-	uint64_t end)
+static uint64_t written_until(
+	const struct qcow2 *q, struct qcow2_entry e, uint64_t start, uint64_t end)
 {
 	unsigned sc = (unsigned)(start >> q->subcluster_bits);
 
@@ -194,8 +197,8 @@ static uint64_t written_until(const struct qcow2 *q, struct qcow2_entry e, uint6
 }
 
 /* As above, for subclusters that are not written. */
-static uint64_t unwritten_until(const struct qcow2 *q, struct qcow2_entry e, uint64_t start,
-	uint64_t end)
+static uint64_t unwritten_until(
+	const struct qcow2 *q, struct qcow2_entry e, uint64_t start, uint64_t end)
 {
 	unsigned sc = (unsigned)(start >> q->subcluster_bits);
 
@@ -219,10 +222,12 @@ static uint64_t in_place_bytes(const struct piece *p)
 
 	for (uint32_t i = 0; i < p->n; i++) {
 		uint64_t start = i ? 0 : qcow2_in_cluster(q, p->offset);
-		uint64_t end = MIN((uint64_t)q->cluster_bytes, start + p->bytes - done), until;
+		uint64_t end = MIN((uint64_t)q->cluster_bytes, start + p->bytes - done),
+			 until;
 
 		if (!qcow2_entry_owned(q, p->e[i]) ||
-			(p->e[i].desc & QCOW2_OFFSET_MASK) != base + ((uint64_t)i << q->cluster_bits))
+			(p->e[i].desc & QCOW2_OFFSET_MASK) !=
+				base + ((uint64_t)i << q->cluster_bits))
 			break;
 		until = written_until(q, p->e[i], start, end);
 		done += until - start;
@@ -232,7 +237,7 @@ static uint64_t in_place_bytes(const struct piece *p)
 	return done;
 }
 
-/* ---- fill --------------------------------------------------------------------------------------- */
+/* ---- fill ------------------------------------------------------------------------ */
 
 struct fill {
 	struct qcow2 *q;
@@ -256,15 +261,16 @@ static int fill_locked(struct piece *p, uint64_t *done)
 {
 	struct qcow2 *q = p->q;
 	uint64_t start = qcow2_in_cluster(q, p->offset), bytes;
-	struct edges x = { 0 };
-	struct fill f = { .q = q };
+	struct edges x = {0};
+	struct fill f = {.q = q};
 	int ret = qcow2_entries_read(q, p->offset, 1, p->e);
 
 	*done = 0;
 	if (ret < 0 || !qcow2_entry_owned(q, p->e[0]))
 		return ret;
 	bytes = unwritten_until(q, p->e[0], start,
-			MIN((uint64_t)q->cluster_bytes, start + p->bytes)) - start;
+			MIN((uint64_t)q->cluster_bytes, start + p->bytes)) -
+		start;
 	if (!bytes)
 		return 0; /* somebody else filled it meanwhile: look again */
 	x.lo = round_down(p->offset, q->subcluster_bytes);
@@ -281,7 +287,7 @@ static int fill_locked(struct piece *p, uint64_t *done)
 	return ret;
 }
 
-/* ---- allocate ------------------------------------------------------------------------------------ */
+/* ---- allocate -------------------------------------------------------------------- */
 
 struct link {
 	struct qcow2 *q;
@@ -336,7 +342,7 @@ static int alloc_data(struct qcow2 *q, uint64_t guest, uint32_t n, struct qcow2_
 {
 	if (!q->external_data)
 		return qcow2_alloc(q, n, false, a);
-	*a = (struct qcow2_alloc){ .offset = guest, .n = n };
+	*a = (struct qcow2_alloc){.offset = guest, .n = n};
 	return 0;
 }
 
@@ -344,9 +350,9 @@ static int alloc_locked(struct piece *p, uint64_t *done)
 {
 	struct qcow2 *q = p->q;
 	uint64_t guest = round_down(p->offset, q->cluster_bytes), bytes;
-	struct link l = { .q = q, .guest = guest };
+	struct link l = {.q = q, .guest = guest};
 	struct qcow2_alloc a;
-	struct edges x = { 0 };
+	struct edges x = {0};
 	int ret = qcow2_entries_read(q, p->offset, p->n, p->e);
 
 	*done = 0;
@@ -379,7 +385,7 @@ static int alloc_locked(struct piece *p, uint64_t *done)
 	return 0;
 }
 
-/* ---- requests ------------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------- */
 
 /* Cuts the piece to what one L2 slice and one allocation cover. */
 static void piece_bound(struct piece *p)
@@ -420,8 +426,8 @@ static int write_piece(struct piece *p, uint64_t *done)
 	return ret;
 }
 
-int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
-	int niov)
+int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes,
+	const struct iovec *iov, int niov)
 {
 	uint64_t pos = 0, done;
 	int ret = 0;
@@ -452,8 +458,8 @@ int qcow2_change_begin(struct qcow2 *q, unsigned *epoch)
 	return ret;
 }
 
-int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov,
-	unsigned flags)
+int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,
+	int niov, unsigned flags)
 {
 	struct qcow2 *q = b->state;
 	unsigned epoch;

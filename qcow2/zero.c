@@ -12,18 +12,18 @@
 /* What becomes of whole clusters. */
 struct wipe {
 	struct qcow2 *q;
-	bool keep;	  /* a cluster that is ours stays reserved */
-	bool unallocated; /* version 2: the entry goes, nothing lies behind it */
+	bool keep;          /* a cluster that is ours stays reserved */
+	bool unallocated;   /* version 2: the entry goes, nothing lies behind it */
 	bool leave_missing; /* discard: an entry that says nothing stays so */
-	bool forget;	    /* beyond the disk: whatever it is, it goes */
+	bool forget;        /* beyond the disk: whatever it is, it goes */
 	struct qcow2_entry old[ZERO_CLUSTERS];
 	bool dropped[ZERO_CLUSTERS];
 };
 
 static struct qcow2_entry zero_entry(const struct qcow2 *q, uint64_t desc)
 {
-	return q->extl2 ? (struct qcow2_entry){ desc, QCOW2_SUB_ALL << 32 }
-			: (struct qcow2_entry){ desc | QCOW2_ZERO, 0 };
+	return q->extl2 ? (struct qcow2_entry){desc, QCOW2_SUB_ALL << 32}
+			: (struct qcow2_entry){desc | QCOW2_ZERO, 0};
 }
 
 static bool says_nothing(const struct qcow2 *q, struct qcow2_entry e)
@@ -45,7 +45,7 @@ static void wipe_entry(void *arg, uint32_t i, struct qcow2_entry *e)
 		return;
 	}
 	w->dropped[i] = true;
-	*e = w->unallocated ? (struct qcow2_entry){ 0, 0 } : zero_entry(q, 0);
+	*e = w->unallocated ? (struct qcow2_entry){0, 0} : zero_entry(q, 0);
 }
 
 /* Whole clusters, within one slice and ZERO_CLUSTERS. */
@@ -56,7 +56,8 @@ static int wipe_clusters(struct wipe *w, uint64_t offset, uint32_t n)
 	int ret;
 
 	qcow2_inflight_begin(q, &f, qcow2_cluster_of(q, offset), n);
-	ret = qcow2_entries_read(q, offset, n, w->old); /* refuses entries that cannot be */
+	ret = qcow2_entries_read(
+		q, offset, n, w->old); /* refuses entries that cannot be */
 	if (ret == 0)
 		ret = qcow2_l2_prepare(q, offset);
 	if (ret == 0)
@@ -69,16 +70,15 @@ static int wipe_clusters(struct wipe *w, uint64_t offset, uint32_t n)
 }
 
 /* Nothing in the range needs a change: no table is made for it. */
-static int nothing_there(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool zero_counts,
-	bool *nothing)
+static int nothing_there(
+	struct qcow2 *q, uint64_t offset, uint64_t bytes, bool zero_counts, bool *nothing)
 {
 	struct qcow2_run run;
 	int ret = qcow2_map(q, offset, bytes, &run);
 
 	*nothing = ret == 0 && run.bytes == bytes &&
-		(run.type == QCOW2_UNALLOCATED
-				? zero_counts
-				: run.type == QCOW2_ZERO_PLAIN);
+		   (run.type == QCOW2_UNALLOCATED ? zero_counts
+						  : run.type == QCOW2_ZERO_PLAIN);
 	return ret;
 }
 
@@ -89,7 +89,8 @@ static int wipe_range(struct wipe *w, uint64_t offset, uint64_t bytes)
 
 	assert(is_aligned(offset, q->cluster_bytes));
 	while (bytes && ret == 0) {
-		uint64_t n = MIN(div_round_up(bytes, q->cluster_bytes), qcow2_slice_left(q, offset));
+		uint64_t n = MIN(div_round_up(bytes, q->cluster_bytes),
+			qcow2_slice_left(q, offset));
 		uint64_t step;
 		bool nothing;
 
@@ -104,7 +105,7 @@ static int wipe_range(struct wipe *w, uint64_t offset, uint64_t bytes)
 	return ret;
 }
 
-/* ---- zero ---------------------------------------------------------------------------------------- */
+/* ---- zero ------------------------------------------------------------------------ */
 
 #define ZERO_BUFFER (64u << 10)
 
@@ -115,11 +116,13 @@ static int write_zeros(struct qcow2 *q, uint64_t offset, uint64_t bytes)
 	int ret = 0;
 
 	while (bytes && ret == 0) {
-		uint64_t step = MIN(bytes, (uint64_t)ZERO_BUFFER * ARRAY_LEN(iov)), left = step;
+		uint64_t step = MIN(bytes, (uint64_t)ZERO_BUFFER * ARRAY_LEN(iov)),
+			 left = step;
 		int n = 0;
 
 		for (; left; left -= iov[n++].iov_len)
-			iov[n] = (struct iovec){ (void *)zeros, MIN(left, (uint64_t)ZERO_BUFFER) };
+			iov[n] = (struct iovec){
+				(void *)zeros, MIN(left, (uint64_t)ZERO_BUFFER)};
 		ret = qcow2_write_guest(q, offset, step, iov, n);
 		offset += step;
 		bytes -= step;
@@ -147,7 +150,7 @@ static int zero_in_cluster(struct qcow2 *q, uint64_t offset, uint64_t bytes, boo
 {
 	unsigned first = (unsigned)(qcow2_in_cluster(q, offset) >> q->subcluster_bits);
 	unsigned n = (unsigned)(bytes >> q->subcluster_bits);
-	struct zero_bits z = { .mask = ((1ull << n) - 1) << first };
+	struct zero_bits z = {.mask = ((1ull << n) - 1) << first};
 	struct qcow2_inflight f;
 	struct qcow2_entry e;
 	int ret;
@@ -172,7 +175,8 @@ static int zero_part(struct qcow2 *q, uint64_t offset, uint64_t bytes, unsigned 
 	bool done = false;
 	int ret;
 
-	if (q->extl2 && !q->external_raw && is_aligned(offset | bytes, q->subcluster_bytes)) {
+	if (q->extl2 && !q->external_raw &&
+		is_aligned(offset | bytes, q->subcluster_bytes)) {
 		ret = zero_in_cluster(q, offset, bytes, &done);
 		if (ret < 0 || done)
 			return ret;
@@ -216,7 +220,8 @@ static int zero_clusters(struct qcow2 *q, uint64_t offset, uint64_t bytes, unsig
 /* [offset, end) in three: up to a cluster boundary, whole clusters, the rest. */
 static int zero_locked(struct qcow2 *q, uint64_t offset, uint64_t end, unsigned flags)
 {
-	uint64_t lo = round_up(offset, q->cluster_bytes), hi = round_down(end, q->cluster_bytes);
+	uint64_t lo = round_up(offset, q->cluster_bytes),
+		 hi = round_down(end, q->cluster_bytes);
 	int ret = 0;
 
 	if (end == blk_size(q->b))
@@ -245,7 +250,7 @@ int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 	return ret;
 }
 
-/* ---- discard -------------------------------------------------------------------------------------- */
+/* ---- discard --------------------------------------------------------------------- */
 
 int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 {
@@ -266,7 +271,7 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return -ENOMEM;
-	*w = (struct wipe){ .q = q, .unallocated = q->version < 3, .leave_missing = true };
+	*w = (struct wipe){.q = q, .unallocated = q->version < 3, .leave_missing = true};
 	ret = qcow2_change_begin(q, &epoch);
 	if (ret == 0) {
 		ret = wipe_range(w, offset, end - offset);
@@ -286,7 +291,8 @@ int qcow2_forget_range(struct qcow2 *q, uint64_t offset, uint64_t bytes)
 
 	if (!w)
 		return -ENOMEM;
-	*w = (struct wipe){ .q = q, .unallocated = true, .leave_missing = true, .forget = true };
+	*w = (struct wipe){
+		.q = q, .unallocated = true, .leave_missing = true, .forget = true};
 	ret = qcow2_change_begin(q, &epoch);
 	if (ret == 0) {
 		ret = wipe_range(w, offset, bytes);

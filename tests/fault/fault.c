@@ -57,7 +57,7 @@ static uint64_t tick(void *arg)
 	return ++t->clock;
 }
 
-/* ---- one run ----------------------------------------------------------------------------- */
+/* ---- one run --------------------------------------------------------------------- */
 
 /* The workload with the plan armed; the disk fails until the image is closed. */
 static int run_task(void *arg)
@@ -105,7 +105,7 @@ static int run_workload(struct test *t)
 	return loop_run(run_task, t, &t->err);
 }
 
-/* ---- its verdict ------------------------------------------------------------------------- */
+/* ---- its verdict ----------------------------------------------------------------- */
 
 static int check_snapshots(struct test *t)
 {
@@ -167,7 +167,7 @@ static int try_fault(struct test *t, const struct fault_plan *plan)
 	return ret;
 }
 
-/* ---- all faults of a workload ------------------------------------------------------------ */
+/* ---- all faults of a workload ---------------------------------------------------- */
 
 /* Every operation where there are few, else a sample of `most`. */
 static int all_faults(struct test *t, uint64_t most, uint64_t *tried)
@@ -196,7 +196,7 @@ static int all_faults(struct test *t, uint64_t most, uint64_t *tried)
 	return 0;
 }
 
-/* ---- runs -------------------------------------------------------------------------------- */
+/* ---- runs ------------------------------------------------------------------------ */
 
 struct settings {
 	uint64_t seed, runs, seconds, steps, most;

@@ -45,7 +45,7 @@ void odd_clear(void)
 	}
 }
 
-/* ---- odd ---------------------------------------------------------------------- */
+/* ---- odd ------------------------------------------------------------------------- */
 
 struct odd {
 	struct odd_disk *disk;
@@ -367,7 +367,7 @@ const struct blk_driver odd_driver = {
 	.format = &odd_ops,
 };
 
-/* ---- what passes everything to its file ---------------------------------------- */
+/* ---- what passes everything to its file ------------------------------------------ */
 
 static int pass_open(struct blk *b, struct opts *opts, struct err *err)
 {
@@ -435,7 +435,7 @@ const struct blk_driver pass_driver = {
 	.zero = pass_zero,
 };
 
-/* ---- fmt ------------------------------------------------------------------------ */
+/* ---- fmt ------------------------------------------------------------------------- */
 
 #define FMT_MAGIC "FMT!"
 

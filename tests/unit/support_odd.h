@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Disks in memory with odd limits, and drivers over them, for tests of the block core
- *with a table of drivers of their own:
+ * with a table of drivers of their own:
  *
  *	odd	protocol ("odd:name" and plain paths): bytes by name; asserts the driver's
- *side of the contract, counts calls, keeps a second copy of what is stable plain
- *format like raw: any file is one fmt	format with a header of one sector that may name a
- *backing file pass	filter
+ * side of the contract, counts calls, keeps a second copy of what is stable plain
+ * format like raw: any file is one fmt	format with a header of one sector that may name a
+ * backing file pass	filter
  */
 #ifndef BYRE_TESTS_UNIT_SUPPORT_ODD_H
 #define BYRE_TESTS_UNIT_SUPPORT_ODD_H

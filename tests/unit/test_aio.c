@@ -267,7 +267,7 @@ static void large_requests_go_side_by_side(void **state)
 	in_and_out_of_a_loop(large_side_by_side);
 }
 
-/* --- poll --- */
+/* ---- poll ------------------------------------------------------------------------ */
 
 static int poll_timeouts(void *arg)
 {
@@ -460,7 +460,7 @@ static void closed_descriptors_do_not_answer_for_their_successors(void **state)
 	run_in_loop(reuse_descriptors, NULL);
 }
 
-/* --- workers --- */
+/* ---- workers --------------------------------------------------------------------- */
 
 static long square(void *arg)
 {

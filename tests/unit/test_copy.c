@@ -23,8 +23,7 @@
 #define DISK    (24 * MiB)
 #define CLUSTER 65536u
 
-/* ---- the source
- * ------------------------------------------------------------------------ */
+/* ---- the source ------------------------------------------------------------------ */
 
 /* A repeating pattern of extents with edges on no cluster's boundary. */
 enum { PATTERN = 5 * 1000 * 512 };
@@ -112,8 +111,7 @@ static const struct blk_driver source_driver = {
 	.extent = source_extent,
 };
 
-/* ---- the target
- * ------------------------------------------------------------------------ */
+/* ---- the target ------------------------------------------------------------------ */
 
 enum what { WROTE, ZEROED };
 
@@ -232,8 +230,7 @@ static const struct blk_driver target_driver = {
 
 const struct blk_driver *const blk_drivers[] = {&source_driver, &target_driver, NULL};
 
-/* ---- a job
- * ----------------------------------------------------------------------------- */
+/* ---- a job ----------------------------------------------------------------------- */
 
 struct run {
 	struct copy_job job;
@@ -367,8 +364,7 @@ static uint64_t written(void)
 	return bytes;
 }
 
-/* ---- tests
- * ----------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------- */
 
 static void the_disk_arrives(void **state)
 {

@@ -248,7 +248,7 @@ static void changes_of_size_keep_their_order(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
-/* ---- requests in flight ----------------------------------------------------------- */
+/* ---- requests in flight ---------------------------------------------------------- */
 
 static void put(FILE *f, uint64_t n, int bytes)
 {
@@ -328,7 +328,7 @@ static void flush_covers_only_what_ended_before_it_began(void)
 	crash_log_put(log);
 }
 
-/* ---- log files -------------------------------------------------------------------- */
+/* ---- log files ------------------------------------------------------------------- */
 
 static void log_file_tells_the_same_story(void)
 {
@@ -426,7 +426,7 @@ static void recording_that_cannot_go_on_stops_the_disk(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
-/* ---- several loops ---------------------------------------------------------------- */
+/* ---- several loops --------------------------------------------------------------- */
 
 static int write_and_flush(void *arg, unsigned i)
 {

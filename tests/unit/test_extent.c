@@ -143,7 +143,7 @@ static struct blk *open_layer(const char *name)
 	return b;
 }
 
-/* ---- one layer --------------------------------------------------------------------- */
+/* ---- one layer ------------------------------------------------------------------- */
 
 static void assert_extent(const struct blk_extent *e, uint64_t bytes, unsigned flags)
 {

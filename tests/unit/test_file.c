@@ -79,7 +79,7 @@ static void expect_extent(struct blk *b, uint64_t offset, uint64_t bytes, unsign
 	assert_int_equal(e.host_offset, offset);
 }
 
-/* ---- data ------------------------------------------------------------------------- */
+/* ---- data ------------------------------------------------------------------------ */
 
 static void what_is_written_is_read_back(void)
 {
@@ -203,7 +203,7 @@ static void write_cut_short_is_an_error_in_the_end(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
-/* ---- holes ------------------------------------------------------------------------ */
+/* ---- holes ----------------------------------------------------------------------- */
 
 static void extents_tell_holes_from_data(void)
 {
@@ -297,7 +297,7 @@ static void zeroing_past_the_end_makes_the_file_longer(void)
 	}
 }
 
-/* ---- size ------------------------------------------------------------------------- */
+/* ---- size ------------------------------------------------------------------------ */
 
 static void resize_preallocates_as_told(void)
 {
@@ -335,7 +335,7 @@ static void resize_refuses_what_makes_no_sense(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
-/* ---- direct I/O ------------------------------------------------------------------- */
+/* ---- direct I/O ------------------------------------------------------------------ */
 
 static void direct_io_tells_its_alignment_and_works(void)
 {
@@ -372,7 +372,7 @@ static void file_system_without_direct_io_says_so(void)
 		"Could not open '/proc/version': filesystem does not support O_DIRECT");
 }
 
-/* ---- refusals --------------------------------------------------------------------- */
+/* ---- refusals -------------------------------------------------------------------- */
 
 static void only_files_and_block_devices_are_opened(void)
 {
@@ -478,7 +478,7 @@ static void writers_of_a_raw_disk_may_be_two(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
-/* ---- copying ---------------------------------------------------------------------- */
+/* ---- copying --------------------------------------------------------------------- */
 
 static void copy_inside_the_kernel_is_whole_or_refused(void)
 {
@@ -503,7 +503,7 @@ static void copy_inside_the_kernel_is_whole_or_refused(void)
 	assert_int_equal(blk_close(dst), 0);
 }
 
-/* ---- create ----------------------------------------------------------------------- */
+/* ---- create ---------------------------------------------------------------------- */
 
 static int create(const char *path, const char *options, struct err *err)
 {
@@ -557,7 +557,7 @@ static void failed_create_leaves_things_as_they_were(void)
 	unlink(path);
 }
 
-/* ---- other file systems ----------------------------------------------------------- */
+/* ---- other file systems ---------------------------------------------------------- */
 
 /* A mounted file system of that type, NULL where this process may not mount one. */
 static const char *mounted(const char *type, const char *options)
@@ -664,7 +664,7 @@ static void full_file_system_is_an_error_and_no_more(void **state)
 	umount2(folder, MNT_DETACH);
 }
 
-/* ---- block devices ---------------------------------------------------------------- */
+/* ---- block devices --------------------------------------------------------------- */
 
 static void block_device_works_in_its_sectors(void **state)
 {

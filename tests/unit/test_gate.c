@@ -36,7 +36,7 @@ static struct blk *open_odd(const char *name, unsigned flags)
 	return b;
 }
 
-/* ---- random requests against a flat array -------------------------------------- */
+/* ---- random requests against a flat array ---------------------------------------- */
 
 struct model {
 	struct blk *b;
@@ -263,7 +263,7 @@ static void requests_match_a_flat_array(void **state)
 	}
 }
 
-/* ---- errors of the caller --------------------------------------------------------- */
+/* ---- errors of the caller -------------------------------------------------------- */
 
 static void bad_requests_are_errors(void **state)
 {

@@ -205,7 +205,7 @@ static void whole_file_lock_of_a_stranger_is_an_error(void **state)
 	close(b.fd);
 }
 
-/* ---- beside the peer -------------------------------------------------------------- */
+/* ---- beside the peer ------------------------------------------------------------- */
 
 /* Waits until the program of `pid` keeps writers out of path. */
 static bool wait_until_held(const char *path)

@@ -89,7 +89,7 @@ static int note_arg(void *arg)
 	return 0;
 }
 
-/* --- mutex --- */
+/* ---- mutex ----------------------------------------------------------------------- */
 
 static struct task_mutex mutex;
 
@@ -233,7 +233,7 @@ static void mutex_excludes_across_loops_and_threads(void **state)
 	assert_false(counter.lock.locked);
 }
 
-/* --- readers and writers --- */
+/* ---- readers and writers --------------------------------------------------------- */
 
 static struct task_rwlock rwlock;
 
@@ -326,7 +326,7 @@ static void rwlock_excludes_writers_across_loops_and_threads(void **state)
 	assert_int_equal(pair.a, CONTENDERS * rounds / 5);
 }
 
-/* --- conditions --- */
+/* ---- conditions ------------------------------------------------------------------ */
 
 static struct task_cond cond;
 static bool open_gate;
@@ -429,7 +429,7 @@ static void no_signal_is_lost_between_loops_and_threads(void **state)
 	assert_true(pipe_.sum_put == pipe_.sum_taken && pipe_.sum_put > 0);
 }
 
-/* --- groups --- */
+/* ---- groups ---------------------------------------------------------------------- */
 
 static int return_arg(void *arg)
 {

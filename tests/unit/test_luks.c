@@ -495,8 +495,7 @@ static void it_opens_in_a_task_too(void **state)
 	run_in_loop(open_in_a_task, &good);
 }
 
-/* ---- other people's tools
- * -------------------------------------------------------------- */
+/* ---- other people's tools -------------------------------------------------------- */
 
 static void write_file(const char *path, const void *bytes, size_t n)
 {

@@ -80,7 +80,7 @@ static void must_fail(
 	assert_int_equal(err.code, code);
 }
 
-/* ---- names ------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------- */
 
 static void the_same_image_by_many_names(void **state)
 {
@@ -255,8 +255,7 @@ static void cache_modes_replace_each_other(void **state)
 	assert_int_equal(flags, BLK_O_RDWR);
 }
 
-/* ---- probing
- * ----------------------------------------------------------------------------- */
+/* ---- probing --------------------------------------------------------------------- */
 
 static void probing_decides_who_else_may_write(void **state)
 {
@@ -292,8 +291,7 @@ static void a_file_that_cannot_be_read_is_no_raw_disk(void **state)
 		"Could not read image for determining its format: Input/output error");
 }
 
-/* ---- backing files
- * -------------------------------------------------------------------------- */
+/* ---- backing files --------------------------------------------------------------- */
 
 static void chains_open_read_only_beside_the_image(void **state)
 {
@@ -457,8 +455,7 @@ static void chains_and_nests_have_an_end(void **state)
 	opts_free(o);
 }
 
-/* ---- names in images, one by one
- * --------------------------------------------------------------- */
+/* ---- names in images, one by one ------------------------------------------------- */
 
 static void names_are_resolved_beside_the_image(void **state)
 {
