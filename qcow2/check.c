@@ -20,8 +20,8 @@
  */
 #include "qcow2/check.h"
 
-/* Of all L1 tables together: a thousand snapshots of a 1 TiB disk with 4 KiB clusters. */
-#define MAX_L1_ENTRIES (1ull << 30)
+/* Of all L1 tables together: a thousand snapshots of a 128 TiB disk with 64 KiB clusters. */
+#define MAX_L1_ENTRIES (1ull << 28)
 
 /* ---- references ---------------------------------------------------------------------- */
 
@@ -196,15 +196,16 @@ static int count_snapshots(struct check *c)
 		c->out->corruptions++;
 		c->fix_snapshots = true;
 	}
-	ret = count_range(c, q->snaps_offset, q->snaps_bytes, 1, 0);
-	for (uint32_t i = 0; !ret && i < q->n_snaps; i++) {
+	for (uint32_t i = 0; i < q->n_snaps; i++)
 		if (q->snaps[i].l1_entries <= QCOW2_MAX_L1_BYTES / sizeof(be64))
 			entries += q->snaps[i].l1_entries;
-		if (entries > MAX_L1_ENTRIES)
-			return err_set(c->err, EFBIG,
-				"the L1 tables of snapshots are too large");
+	if (entries > MAX_L1_ENTRIES)
+		return err_set(c->err, EFBIG,
+			"the L1 tables of snapshots are too large: %" PRIu64 " entries",
+			entries);
+	ret = count_range(c, q->snaps_offset, q->snaps_bytes, 1, 0);
+	for (uint32_t i = 0; !ret && i < q->n_snaps; i++)
 		ret = count_snapshot(c, &q->snaps[i]);
-	}
 	return ret;
 }
 
