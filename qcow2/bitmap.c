@@ -66,8 +66,8 @@ static int directory_read(struct qcow2 *q, struct directory *d, struct err *err)
 	if (!d->buf)
 		return err_set(err, ENOMEM, "no memory for the bitmap directory");
 	ret = blk_pread(q->file, d->offset, d->buf, d->bytes);
-	if (ret)
-		return err_errno(err, -ret, "could not read the bitmap directory");
+	if (ret) /* always EIO: not to be taken for a directory that is broken */
+		return err_errno(err, EIO, "could not read the bitmap directory");
 	return 0;
 }
 
@@ -238,7 +238,7 @@ static int bitmap_ranges(void *arg, const struct bitmap *b, size_t pos, struct e
 		ret = qcow2_table_read(
 			r->q, b->table_offset + at * sizeof(be64), n, &table);
 		if (ret)
-			return err_errno(err, -ret,
+			return err_errno(err, ret == -ENOMEM ? ENOMEM : EIO,
 				"could not read the table of bitmap '%s'", b->name);
 		ret = table_ranges(r, b, table, n, err);
 		free(table);

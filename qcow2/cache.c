@@ -174,7 +174,7 @@ static int slice_load(struct qcow2_cache *c, struct qcow2_slice *s)
 
 	s->loading = true;
 	pthread_mutex_unlock(&c->lock);
-	s->error = blk_pread(c->q->file, s->offset, s->data, c->slice_bytes);
+	s->error = qcow2_meta_read(c->q, s->offset, s->data, c->slice_bytes);
 	pthread_mutex_lock(&c->lock);
 	s->loading = false;
 	waiters = s->waiters;

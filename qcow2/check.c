@@ -4,26 +4,26 @@
  * that can be?
  *
  *	1 references	the header, L1 tables, what L2 tables name, the snapshot table,
- *LUKS header, bitmaps, the refcount structure: counted into `refs` 2 counts	each
- *refcount block is compared with `refs` 3 flags		the copied flag of each
- *active entry is compared with the count
+ * LUKS header, bitmaps, the refcount structure: counted into `refs` 2 counts	each
+ * refcount block is compared with `refs` 3 flags		the copied flag of each
+ * active entry is compared with the count
  *
  * An L2 table that several L1 tables share is read once and counts as often as it is
- *named: time does not grow with the number of snapshots that share tables. Where counts
- *and flags agree at first sight (no count above one, every entry flagged) step 3 reads
- *nothing.
+ * named: time does not grow with the number of snapshots that share tables. Where counts
+ * and flags agree at first sight (no count above one, every entry flagged) step 3 reads
+ * nothing.
  *
  * Lines and numbers are those of qemu-img check as its output shows. It differs where
- *that one would harm: clusters are not called free while a table that may name them
- *cannot be followed, and entries that only a reader with more indulgence could follow are
- *findings.
+ * that one would harm: clusters are not called free while a table that may name them
+ * cannot be followed, and entries that only a reader with more indulgence could follow are
+ * findings.
  */
 #include "qcow2/check.h"
 
 /* Of all L1 tables together: a thousand snapshots of a 128 TiB disk with 64 KiB clusters. */
 #define MAX_L1_ENTRIES (1ull << 28)
 
-/* ---- references ---------------------------------------------------------------------- */
+/* ---- references ------------------------------------------------------------------ */
 
 static int too_many(struct check *c, int ret)
 {
@@ -255,7 +255,7 @@ static int count_other(struct check *c)
 	return ret ? ret : count_bitmaps(c);
 }
 
-/* ---- L2 tables ----------------------------------------------------------------------- */
+/* ---- L2 tables ------------------------------------------------------------------- */
 
 /* What one L2 entry is, for the counters of the report. */
 static void tally(
@@ -451,7 +451,7 @@ static int count_tables(struct check *c)
 	return ret;
 }
 
-/* ---- the refcount structure ---------------------------------------------------------- */
+/* ---- the refcount structure ------------------------------------------------------ */
 
 static int count_refblock(struct check *c, uint64_t index, uint64_t entry)
 {
@@ -515,7 +515,7 @@ static int count_refcounts(struct check *c)
 	return ret;
 }
 
-/* ---- metadata upon metadata ---------------------------------------------------------- */
+/* ---- metadata upon metadata ------------------------------------------------------ */
 
 struct range {
 	uint64_t first, last; /* clusters */
@@ -621,7 +621,7 @@ static int find_overlaps(struct check *c)
 	return ret;
 }
 
-/* ---- counts on disk ------------------------------------------------------------------ */
+/* ---- counts on disk -------------------------------------------------------------- */
 
 static int mismatch(struct check *c, uint64_t cluster, uint64_t count, uint64_t refs)
 {
@@ -781,7 +781,7 @@ static int compare_counts(struct check *c)
 	return ret ? ret : compare_uncounted(c);
 }
 
-/* ---- copied flags -------------------------------------------------------------------- */
+/* ---- copied flags ---------------------------------------------------------------- */
 
 struct flags_pass {
 	struct check *c;
@@ -934,7 +934,7 @@ int check_flags(struct check *c, bool repair, bool clear_only)
 		   : 0;
 }
 
-/* ---- all of it ----------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------- */
 
 /*
  * Memory for counters: an honest image needs two bytes for each cluster it has, whose

@@ -156,10 +156,11 @@ static int reft_write(struct qcow2 *q, const struct table_capture *cap)
 	if (ret < 0 || !q->header_stale)
 		return ret;
 	ret = blk_flush(q->file); /* and a moved table whole before the header does */
+	q->header_stale = false;
 	if (ret == 0)
 		ret = qcow2_header_write(q);
-	if (ret == 0)
-		q->header_stale = false;
+	if (ret < 0)
+		q->header_stale = true;
 	return ret;
 }
 
@@ -169,11 +170,17 @@ static int refcounts_write(struct qcow2 *q)
 {
 	struct table_capture table = {0};
 	struct qcow2_capture blocks = {0};
-	int ret = qcow2_reft_grow_on_disk(q);
+	int ret;
 
-	if (ret < 0)
-		return ret;
-	task_lock(&q->alloc_lock);
+	for (;;) {
+		ret = qcow2_reft_grow_on_disk(q);
+		if (ret < 0)
+			return ret;
+		task_lock(&q->alloc_lock);
+		if (q->reft_entries * 8 <= (uint64_t)q->reft_clusters << q->cluster_bits)
+			break;
+		task_unlock(&q->alloc_lock); /* outgrown again meanwhile */
+	}
 	if (q->reft_any_dirty)
 		ret = table_capture_take(q->reft, q->reft_entries, q->reft_dirty, &table);
 	if (ret == 0)
@@ -245,6 +252,7 @@ static int commit_locked(struct qcow2 *q, bool lazy)
 	task_unlock(&q->l1_lock);
 	task_lock(&q->alloc_lock);
 	free_list_move(ret < 0 ? &q->freed : &q->stable, &freed);
+	q->freed_hint = q->freed.n;
 	task_unlock(&q->alloc_lock);
 	free(freed.v);
 	return ret < 0 ? ret : frees_advance(q);

@@ -534,10 +534,10 @@ static int header_write_locked(struct qcow2 *q)
 	w.at = round_up(w.at, BLK_SECTOR);
 	if (w.full)
 		ret = -ENOSPC; /* extensions and names do not fit in the first cluster */
-	else if (q->corrupt)   /* the map is in doubt, and the bit must get out */
+	else if (!q->corrupt && !qcow2_overlap_ok(q, QCOW2_K_HEADER, 0, w.at))
+		ret = -EIO;
+	else /* once the image is said to be corrupt, the bit must get out all the same */
 		ret = blk_pwrite(q->file, 0, w.buf, w.at, 0);
-	else
-		ret = qcow2_meta_write(q, QCOW2_K_HEADER, 0, w.buf, w.at);
 	buf_free(w.buf);
 	return ret;
 }
@@ -606,19 +606,25 @@ int qcow2_set_corrupt(struct qcow2 *q, const char *fmt, ...)
 
 static int prepare_write_locked(struct qcow2 *q)
 {
-	uint64_t unknown = q->autoclear & ~(uint64_t)QCOW2_AUTOCLEAR_KNOWN;
+	uint64_t autoclear = q->autoclear, incompatible = q->incompatible;
 	int ret = 0;
 
 	if (q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		ret = qcow2_bitmaps_mark_in_use(q, false);
-	if (ret == 0 && (unknown || (q->lazy_refcounts &&
-					    !(q->incompatible & QCOW2_INCOMPAT_DIRTY)))) {
-		q->autoclear &= ~unknown;
-		if (q->lazy_refcounts)
-			q->incompatible |= QCOW2_INCOMPAT_DIRTY;
-		ret = header_write_locked(q);
-		if (ret == 0)
-			ret = blk_flush(q->file);
+	if (ret < 0)
+		return ret;
+	q->autoclear &= QCOW2_AUTOCLEAR_KNOWN;
+	if (q->lazy_refcounts)
+		q->incompatible |= QCOW2_INCOMPAT_DIRTY;
+	if (q->autoclear == autoclear && q->incompatible == incompatible)
+		return 0;
+	ret = header_write_locked(q);
+	if (ret == 0)
+		ret = blk_flush(q->file);
+	if (ret < 0) {
+		q->autoclear = autoclear;
+		q->incompatible = incompatible;
+		q->header_stale = true;
 	}
 	return ret;
 }

@@ -324,17 +324,13 @@ int qcow2_l2_update(struct qcow2 *q, uint64_t offset, uint32_t n,
 static int table_fill(struct qcow2 *q, uint64_t to, uint64_t from, bool fresh)
 {
 	uint32_t step = q->l2_cache.slice_bytes;
-	struct qcow2_slice *last;
 	int ret = 0;
 
 	if (!from && !fresh)
 		return blk_zero(q->file, to, q->cluster_bytes, 0);
-	if (!from) { /* zeros already, but the file has to reach that far, entries or not */
-		ret = qcow2_cache_new(&q->l2_cache, to + q->cluster_bytes - step, &last);
-		if (ret == 0)
-			qcow2_cache_put(&q->l2_cache, last);
-		return ret;
-	}
+	if (!from) /* zeros already, but the file has to reach that far, entries or not */
+		return blk_zero(
+			q->file, to + q->cluster_bytes - BLK_SECTOR, BLK_SECTOR, 0);
 	for (uint32_t pos = 0; pos < q->cluster_bytes && ret == 0; pos += step) {
 		struct qcow2_slice *s;
 
@@ -359,7 +355,7 @@ static int l2_own(struct qcow2 *q, uint32_t l1_index)
 	ret = qcow2_overlap_mark(q, QCOW2_K_L2, a.offset, q->cluster_bytes);
 	if (ret == 0)
 		ret = table_fill(q, a.offset, old, a.fresh);
-	if (ret < 0) { /* which takes slice and mark away too */
+	if (ret < 0) { /* which takes the mark away too */
 		qcow2_unalloc(q, a.offset, q->cluster_bytes);
 		return ret;
 	}

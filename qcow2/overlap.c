@@ -4,12 +4,12 @@
  *
  * I3: every metadata write asks it first, and so does every write of guest data and every
  * allocation. It catches images whose refcounts lie (a cluster counted free that is an L2
- * table) before they are damaged further. Chunks of 4096 clusters in a hash, so that it costs
+ * table) before they are damaged further. Chunks of 64 clusters in a hash, so that it costs
  * what the metadata costs and not what the file's size claims.
  */
 #include "qcow2/qcow2.h"
 
-#define CHUNK_BITS     12
+#define CHUNK_BITS     6
 #define CHUNK_CLUSTERS (1u << CHUNK_BITS)
 
 struct qcow2_overlap_chunk {
@@ -58,12 +58,23 @@ void qcow2_overlap_destroy(struct qcow2_overlap *o)
 	pthread_mutex_destroy(&o->lock);
 }
 
+/* An image chooses its indexes: they must not choose their bucket. */
+static size_t hash(uint64_t index)
+{
+	return (index * 0x9e3779b97f4a7c15ull) >> 32;
+}
+
+static size_t bucket_of(const struct qcow2_overlap *o, uint64_t index)
+{
+	return hash(index) & (o->n_buckets - 1);
+}
+
 static struct qcow2_overlap_chunk *chunk_find(struct qcow2_overlap *o, uint64_t index)
 {
 	struct qcow2_overlap_chunk *c = NULL;
 
 	if (o->n_buckets)
-		c = o->buckets[index & (o->n_buckets - 1)];
+		c = o->buckets[bucket_of(o, index)];
 	while (c && c->index != index)
 		c = c->next;
 	return c;
@@ -81,8 +92,8 @@ static int chunks_grow(struct qcow2_overlap *o)
 
 		for (; c; c = next) {
 			next = c->next;
-			c->next = buckets[c->index & (n - 1)];
-			buckets[c->index & (n - 1)] = c;
+			c->next = buckets[hash(c->index) & (n - 1)];
+			buckets[hash(c->index) & (n - 1)] = c;
 		}
 	}
 	free(o->buckets);
@@ -102,7 +113,7 @@ static struct qcow2_overlap_chunk *chunk_make(struct qcow2_overlap *o, uint64_t 
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return NULL;
-	bucket = &o->buckets[index & (o->n_buckets - 1)];
+	bucket = &o->buckets[bucket_of(o, index)];
 	c->index = index;
 	c->next = *bucket;
 	*bucket = c;
@@ -156,6 +167,16 @@ bool qcow2_overlap_ok(
 	return ok;
 }
 
+int qcow2_meta_read(struct qcow2 *q, uint64_t offset, void *buf, size_t bytes)
+{
+	uint64_t size = blk_size(q->file), there = 0;
+
+	if (offset < size)
+		there = MIN(size - offset, (uint64_t)bytes);
+	memset((uint8_t *)buf + there, 0, bytes - there);
+	return there ? blk_pread(q->file, offset, buf, there) : 0;
+}
+
 int qcow2_meta_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset,
 	const void *buf, size_t bytes)
 {
@@ -173,6 +194,9 @@ static int claim(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_
 {
 	uint64_t last = qcow2_cluster_of(q, offset + bytes - 1);
 
+	if (!range_inside(offset, bytes, q->fresh_from))
+		return err_set(err, EIO, "%s at 0x%" PRIx64 " lies outside the file",
+			kind_names[kind], offset);
 	for (uint64_t i = qcow2_cluster_of(q, offset); i <= last; i++) {
 		enum qcow2_kind there = kind_at(&q->overlap, i);
 

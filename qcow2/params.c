@@ -178,6 +178,11 @@ int qcow2_params_check(const struct qcow2_params *p, struct err *err)
 	if (p->raw && p->backing)
 		return err_set(err, EINVAL,
 			"Backing file and data-file-raw cannot be used at the same time");
+	if (p->backing && p->prealloc != BLK_PREALLOC_OFF && !p->extl2)
+		return err_set(err, EINVAL,
+			"Backing file and preallocation can only be used at the same "
+			"time if "
+			"extended_l2 is on");
 	if (p->backing_format && !p->backing)
 		return err_set(err, EINVAL,
 			"Backing format cannot be used without backing file");

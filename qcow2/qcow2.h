@@ -27,8 +27,8 @@
  * I6 Snapshot operations on version 3 hold the dirty bit while counts and flags disagree.
  * I7 No lock that is held across I/O is taken by the read path.
  *
- * Lock order: exclusive (epoch.c) → commit_lock → l1_lock → alloc_lock → cache locks and
- * inflight_lock (leaves, never held over a park). A request inside an epoch never waits for
+ * Lock order: exclusive (epoch.c) → commit_lock → l1_lock → alloc_lock → header_lock → cache
+ * locks and inflight_lock (leaves, never held over a park). A request inside an epoch never waits for
  * commit_lock.
  */
 #ifndef BYRE_QCOW2_QCOW2_H
@@ -303,6 +303,8 @@ bool qcow2_overlap_ok(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, ui
  * overlaps another is an error naming both. */
 int qcow2_overlap_build(struct qcow2 *q, struct err *err);
 
+/* Metadata as it lies in the file, zeros behind its end, whether the node grows or not. */
+int qcow2_meta_read(struct qcow2 *q, uint64_t offset, void *buf, size_t bytes);
 /* Every metadata write goes through here: overlap check, then the write. */
 int qcow2_meta_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, const void *buf,
 	size_t bytes);
@@ -453,8 +455,11 @@ int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct i
 int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags);
 int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes);
 int qcow2_flush(struct blk *b);
-/* Whole clusters past the disk's end (new or old): their entries go, to unallocated. */
-int qcow2_forget_range(struct qcow2 *q, uint64_t offset, uint64_t bytes);
+/* As qcow2_zero, for [offset, end) and who is in an epoch or in exclusive mode. */
+int qcow2_zero_held(struct qcow2 *q, uint64_t offset, uint64_t end, unsigned flags);
+/* Clusters past the disk's end (new or old): their entries go, to unallocated. In exclusive
+ * mode. */
+int qcow2_forget_held(struct qcow2 *q, uint64_t offset, uint64_t end);
 int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out);
 
 /* A part of a request's vector. Small ones need no memory; release with qcow2_part_free. */

@@ -220,6 +220,8 @@ int qcow2_preadv(
 
 	if (q->encrypted && !q->cipher)
 		return -EACCES;
+	if (!q->loaded) /* the tables went, and a repair could not bring them back */
+		return -EIO;
 	epoch = qcow2_enter(q);
 	ret = qcow2_read_guest(q, offset, bytes, iov, niov);
 	qcow2_leave(q, epoch);

@@ -221,6 +221,10 @@ static int block_make(struct qcow2 *q, uint64_t rb, uint64_t cluster)
 	uint64_t offset = cluster << q->cluster_bits;
 	int ret = 0;
 
+	if (!qcow2_overlap_ok(q, QCOW2_DATA, offset, q->cluster_bytes))
+		return qcow2_set_corrupt(q,
+			"cluster %" PRIu64 " is metadata, but its refcount is zero",
+			cluster);
 	if (rb >= q->reft_entries)
 		ret = reft_grow(q, rb + 1);
 	if (ret == 0)
@@ -568,6 +572,7 @@ int qcow2_count_used(struct qcow2 *q, uint64_t end, uint64_t enough, uint64_t *u
 
 	*used = 0;
 	task_lock(&q->alloc_lock);
+	end = MIN(end, q->reft_entries << q->refblock_bits);
 	for (uint64_t c = 0, zeros; c < end && *used < enough && ret == 0;) {
 		if (!slice_offset(q, c)) {
 			c += slice_counts(q) - c % slice_counts(q);
@@ -590,6 +595,7 @@ int qcow2_trim_file(struct qcow2 *q, struct err *err)
 	int ret = 0;
 
 	task_lock(&q->alloc_lock);
+	end = MIN(end, q->reft_entries << q->refblock_bits);
 	while (end && ret == 0 && v == 0) {
 		if (!slice_offset(q, end - 1))
 			end = round_down(end - 1, slice_counts(q));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Repair: writes what check.c found wrong, in an order that leaves every reference
- *counted whenever it is cut short:
+ * counted whenever it is cut short:
  *
  *	1 counts that are too low are raised	(or the refcount structure is built anew)
  *	2 entries are cleared, and copied flags where the count is not one
@@ -9,13 +9,13 @@
  *	4 copied flags are set where the count is one
  *
  * with a flush behind each. A crash before 1 leaves the image as it was, one before 3
- *leaks, one before 4 misses flags. On version 3 the dirty bit is held over all of it.
- *Refcount blocks are changed in place only where nothing else lies on them; else a new
- *structure is written behind the end of the file and the header is switched to it last.
+ * leaks, one before 4 misses flags. On version 3 the dirty bit is held over all of it.
+ * Refcount blocks are changed in place only where nothing else lies on them; else a new
+ * structure is written behind the end of the file and the header is switched to it last.
  *
  * Metadata goes out with the overlap map off: it is built from what is being repaired. In
- *its place, a block or table is written only where its references prove that it is
- *nothing else (check_l2_writable, and `rebuild` for the refcount structure).
+ * its place, a block or table is written only where its references prove that it is
+ * nothing else (check_l2_writable, and `rebuild` for the refcount structure).
  */
 #include "qcow2/check.h"
 
@@ -28,7 +28,7 @@ static int flush(struct check *c)
 	return ret ? err_errno(c->err, -ret, "could not flush") : 0;
 }
 
-/* ---- counts in place ----------------------------------------------------------------- */
+/* ---- counts in place ------------------------------------------------------------- */
 
 struct count_pass {
 	struct check *c;
@@ -42,6 +42,9 @@ static bool settle(struct count_pass *p, uint8_t *block, uint64_t i, uint64_t cl
 	uint64_t refs = count_get(&c->refs, cluster);
 
 	if (p->raise != (count < refs) || refs > c->q->refcount_max)
+		return false;
+	/* References past the end of the file are not counted: nor is there a leak. */
+	if (cluster >= c->n_clusters)
 		return false;
 	check_found(c, FIXED_REFCOUNT, cluster, cluster, count, refs);
 	qcow2_refcount_store(block, c->q->refcount_order, i, refs);
@@ -87,7 +90,7 @@ static int settle_counts(struct check *c, bool raise)
 	return flush(c);
 }
 
-/* ---- a new refcount structure -------------------------------------------------------- */
+/* ---- a new refcount structure ---------------------------------------------------- */
 
 struct layout {
 	uint64_t *index; /* of blocks, ascending */
@@ -168,18 +171,24 @@ static int lay_out(struct check *c, struct layout *l)
 	l->start = c->n_clusters;
 	do {
 		uint64_t last = (l->start + size) >> q->refblock_bits;
+		uint64_t first = l->start >> q->refblock_bits;
 
-		for (uint64_t x = l->index[l->n - 1] + 1; !ret && x <= last; x++)
-			if (x >= l->start >> q->refblock_bits)
-				ret = need_block(l, x);
+		if (ret || (last + 1) * sizeof(be64) > QCOW2_MAX_REFTABLE_BYTES) {
+			ret = ret ? ret : -EFBIG;
+			break;
+		}
+		if (l->n)
+			first = MAX(first, l->index[l->n - 1] + 1);
+		for (uint64_t x = first; !ret && x <= last; x++)
+			ret = need_block(l, x);
+		if (ret)
+			break;
 		bytes = (l->index[l->n - 1] + 1) * sizeof(be64);
 		l->table_clusters = div_round_up(bytes, q->cluster_bytes);
 		if (size == l->n + l->table_clusters)
 			break;
 		size = l->n + l->table_clusters;
 	} while (!ret);
-	if (!ret && bytes > QCOW2_MAX_REFTABLE_BYTES)
-		ret = -EFBIG;
 	for (uint64_t i = 0; !ret && i < size; i++)
 		ret = count_add(&c->refs, l->start + i, 1);
 	return ret;
@@ -294,7 +303,7 @@ static int rebuild(struct check *c)
 	return flush(c);
 }
 
-/* ---- entries ------------------------------------------------------------------------- */
+/* ---- entries --------------------------------------------------------------------- */
 
 static int clear_entries(void *arg, size_t i, uint8_t *cluster, bool *changed)
 {
@@ -334,7 +343,7 @@ static int repair_entries(struct check *c)
 	return ret ? err_errno(c->err, -ret, "could not repair L2 entries") : 0;
 }
 
-/* ---- all of it ----------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------- */
 
 /* Looks without telling, so that a sound image is not written to. */
 static int flags_wrong(struct check *c, bool *wrong)

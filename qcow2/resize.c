@@ -62,22 +62,22 @@ out:
 }
 
 /*
- * A longer L1. The new table holds entries whose L2 tables are not committed yet; those are
- * whole on disk all the same (zeros, or a copy), so a crash after the header's switch reads
- * what was stable before. The commit writes the counts, then the header, then frees the old
- * table. A header larger than the disk needs is fine, so the size can wait.
+ * A longer L1. What the old one names is committed, so a crash after the header's switch
+ * reads what was stable before. The second commit writes the counts, then the header, then
+ * frees the old table. A header larger than the disk needs is fine, so the size can wait.
  */
 static int l1_grow(struct qcow2 *q, uint32_t entries, struct err *err)
 {
 	int ret;
 
-	qcow2_exclusive_begin(q);
 	task_lock(&q->commit_lock);
-	ret = l1_move(q, entries, err);
-	if (ret == 0 && (ret = qcow2_commit_held(q)) < 0)
+	ret = qcow2_commit_held(q); /* no entry is to a table that is not written */
+	if (ret < 0)
+		err_errno(err, -ret, "Could not write out metadata");
+	else if ((ret = l1_move(q, entries, err)) == 0 &&
+		 (ret = qcow2_commit_held(q)) < 0)
 		err_errno(err, -ret, "Could not write the new L1 table");
 	task_unlock(&q->commit_lock);
-	qcow2_exclusive_end(q);
 	return ret;
 }
 
@@ -85,18 +85,22 @@ static int l1_grow(struct qcow2 *q, uint32_t entries, struct err *err)
  * disk keeps its old size, and the next commit makes the header say so. */
 static int size_change(struct qcow2 *q, uint64_t old, uint64_t bytes, struct err *err)
 {
-	int ret = qcow2_commit(q);
+	int ret;
 
+	task_lock(&q->commit_lock);
+	ret = qcow2_commit_held(q);
 	blk_set_size(q->b, bytes);
 	if (ret == 0)
 		ret = qcow2_header_write(q);
 	if (ret == 0)
 		ret = blk_flush(q->file);
-	if (ret == 0)
-		return 0;
-	blk_set_size(q->b, old);
-	q->header_stale = true;
-	return err_errno(err, -ret, "Could not write the new size");
+	if (ret < 0) {
+		blk_set_size(q->b, old);
+		q->header_stale = true;
+		err_errno(err, -ret, "Could not write the new size");
+	}
+	task_unlock(&q->commit_lock);
+	return ret;
 }
 
 static int check_size(struct qcow2 *q, uint64_t bytes, struct err *err)
@@ -126,7 +130,10 @@ static void prealloc_entry(void *arg, uint32_t i, struct qcow2_entry *e)
 	const struct qcow2 *q = p->q;
 
 	e->desc = (p->host + ((uint64_t)i << q->cluster_bits)) | QCOW2_COPIED;
-	/* Zeros do not decrypt to zeros: such clusters are reserved, and say that they are. */
+	/* Zeros do not decrypt to zeros: such clusters are reserved, and say that they are. Over
+	 * a backing file subclusters go on showing what is there. */
+	if (q->extl2 && q->b->backing_name)
+		return;
 	if (q->extl2)
 		e->bitmap = q->encrypted ? QCOW2_SUB_ALL << 32 : QCOW2_SUB_ALL;
 	else if (q->encrypted)
@@ -159,7 +166,7 @@ static int prealloc_range(struct qcow2 *q, uint64_t offset, uint64_t end)
 {
 	int ret = 0;
 
-	offset = round_down(offset, q->cluster_bytes);
+	offset = round_up(offset, q->cluster_bytes);
 	while (offset < end && ret == 0) {
 		uint64_t n = MIN(div_round_up(end - offset, q->cluster_bytes),
 			qcow2_slice_left(q, offset));
@@ -168,9 +175,10 @@ static int prealloc_range(struct qcow2 *q, uint64_t offset, uint64_t end)
 		ret = qcow2_map(q, offset, n << q->cluster_bits, &run);
 		if (ret < 0)
 			break;
-		n = div_round_up(run.bytes, q->cluster_bytes);
-		if (run.type == QCOW2_UNALLOCATED || run.type == QCOW2_ZERO_PLAIN)
+		n = run.bytes >> q->cluster_bits;
+		if (n && (run.type == QCOW2_UNALLOCATED || run.type == QCOW2_ZERO_PLAIN))
 			ret = prealloc_some(q, offset, n, &n);
+		n = MAX(n, (uint64_t)1);
 		offset += n << q->cluster_bits;
 		if (ret == 0)
 			ret = qcow2_commit_if_pressed(q);
@@ -197,9 +205,8 @@ static int preallocate(struct qcow2 *q, uint64_t offset, uint64_t end,
 	if (q->encrypted && q->version < 3)
 		return err_set(err, ENOTSUP,
 			"Preallocation of an encrypted image needs version 3");
-	if (data && !q->external_data &&
-		(q->file->caps &
-			BLK_CAP_GROW)) /* a full disk is told before anything refers to it */
+	/* A full disk is told before anything refers to it. */
+	if (data && !q->external_data && (q->file->caps & BLK_CAP_GROW))
 		ret = blk_resize(q->file,
 			round_up(blk_size(q->file), q->cluster_bytes) +
 				prealloc_bytes(q, end - offset),
@@ -225,14 +232,15 @@ static int zero_new_part(struct qcow2 *q, uint64_t offset, uint64_t end)
 	uint64_t backing = q->b->backing ? MIN(end, blk_size(q->b->backing)) : 0;
 	int ret = 0;
 
+	/* The old end may be no sector's: what is encrypted with it keeps its neighbours. */
+	offset = round_up(offset, q->b->limits.request_align);
 	covered = MIN(round_up(end, q->cluster_bytes), q->l1_entries * qcow2_l2_span(q));
 	if (edge > offset)
-		ret = qcow2_zero(q->b, offset, MIN(edge, end) - offset, 0);
+		ret = qcow2_zero_held(q, offset, edge, 0);
 	if (ret == 0 && edge < covered)
-		ret = qcow2_forget_range(q, edge, covered - edge);
+		ret = qcow2_forget_held(q, edge, covered);
 	if (ret == 0 && backing > edge)
-		ret = qcow2_zero(
-			q->b, edge, round_up(backing, q->cluster_bytes) - edge, 0);
+		ret = qcow2_zero_held(q, edge, round_up(backing, q->cluster_bytes), 0);
 	return ret;
 }
 
@@ -280,9 +288,9 @@ static int shrink(struct qcow2 *q, uint64_t bytes, struct err *err)
 	if (ret < 0)
 		return ret;
 	if (edge > bytes) /* the tail of the last cluster that stays */
-		ret = qcow2_zero(q->b, bytes, MIN(edge, old) - bytes, 0);
+		ret = qcow2_zero_held(q, bytes, edge, 0);
 	if (ret == 0 && edge < old)
-		ret = qcow2_forget_range(q, edge, old - edge);
+		ret = qcow2_forget_held(q, edge, old);
 	if (ret == 0)
 		ret = qcow2_commit_all(q);
 	if (ret < 0)
@@ -317,5 +325,8 @@ int qcow2_resize(
 		return err_errno(err, -ret, "Could not prepare the image for writing");
 	if (bytes == old)
 		return 0;
-	return bytes > old ? grow(q, bytes, prealloc, err) : shrink(q, bytes, err);
+	qcow2_exclusive_begin(q);
+	ret = bytes > old ? grow(q, bytes, prealloc, err) : shrink(q, bytes, err);
+	qcow2_exclusive_end(q);
+	return ret;
 }

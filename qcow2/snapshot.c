@@ -3,9 +3,9 @@
  * Internal snapshots: create, apply, delete, list, load.
  *
  * A snapshot is a copy of the L1 table; what it and the active table both reach counts
- *twice. Each operation knows first what it will change, and refuses before any of it (a
- *count that would not fit, a table that cannot be). Then, with no request in flight and
- *nothing dirty in memory, it changes tables on disk in bulk:
+ * twice. Each operation knows first what it will change, and refuses before any of it (a
+ * count that would not fit, a table that cannot be). Then, with no request in flight and
+ * nothing dirty in memory, it changes tables on disk in bulk:
  *
  *	1 new clusters (an L1 table, the snapshot table) are allocated and committed
  *	2 dirty bit, on version 3					(I6)
@@ -17,11 +17,11 @@
  *	8 dirty bit off; what the old tables held is freed
  *
  * with a flush between them. A crash before 5 leaves the old state, one after it the new
- *one. Beside that, one before 3 leaves leaks only, one before 6 too; between 3 and 4, and
- *between 6 and 7, counts and flags disagree. No order can avoid that: hence the dirty
- *bit, by which the next opener repairs it. Version 2 has none; there what is left over is
- *flags on clusters whose count is right, which a check repairs, and a count is never
- *below its references.
+ * one. Beside that, one before 3 leaves leaks only, one before 6 too; between 3 and 4, and
+ * between 6 and 7, counts and flags disagree. No order can avoid that: hence the dirty
+ * bit, by which the next opener repairs it. Version 2 has none; there what is left over is
+ * flags on clusters whose count is right, which a check repairs, and a count is never
+ * below its references.
  *
  * An operation that fails after 2 is undone or completed by a repair on the spot.
  */
@@ -65,7 +65,7 @@ static void op_init(
 	count_init(&op->down, COUNT_LIMIT);
 }
 
-/* ---- what the tables reach ----------------------------------------------------------- */
+/* ---- what the tables reach ------------------------------------------------------- */
 
 static int bad_table(struct operation *op, const char *what, uint64_t value)
 {
@@ -238,7 +238,7 @@ static int cancel_out(struct operation *op)
 	return 0;
 }
 
-/* ---- counts in bulk ------------------------------------------------------------------ */
+/* ---- counts in bulk -------------------------------------------------------------- */
 
 enum count_step { VERIFY_RAISE, VERIFY_LOWER, RAISE, LOWER };
 
@@ -388,7 +388,7 @@ static int bulk_counts(struct operation *op, struct count *delta, enum count_ste
 	return ret;
 }
 
-/* ---- copied flags in bulk ------------------------------------------------------------ */
+/* ---- copied flags in bulk -------------------------------------------------------- */
 
 struct flags {
 	struct operation *op;
@@ -463,7 +463,7 @@ static int change_l1_flags(struct operation *op, bool set)
 	return ret ? err_errno(op->err, -ret, "could not write the L1 table") : 0;
 }
 
-/* ---- the frame of an operation ------------------------------------------------------- */
+/* ---- the frame of an operation --------------------------------------------------- */
 
 static int flush(struct operation *op)
 {
@@ -672,7 +672,7 @@ static int look_ahead(struct operation *op)
 	return ret;
 }
 
-/* ---- create -------------------------------------------------------------------------- */
+/* ---- create ---------------------------------------------------------------------- */
 
 /* One above the highest id that is a number. */
 static char *new_id(const struct qcow2 *q)
@@ -767,7 +767,7 @@ int qcow2_snapshot_create(struct blk *b, const struct blk_snapshot *what, struct
 	return leave(&op, ret, err);
 }
 
-/* ---- delete -------------------------------------------------------------------------- */
+/* ---- delete ---------------------------------------------------------------------- */
 
 static int table_without(struct operation *op, uint32_t i)
 {
@@ -849,7 +849,7 @@ int qcow2_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err
 	return leave(&op, ret, err);
 }
 
-/* ---- apply --------------------------------------------------------------------------- */
+/* ---- apply ----------------------------------------------------------------------- */
 
 /* Step 5 of apply: table and size of the disk, all in the header's first sector. */
 static int switch_l1(struct operation *op, uint64_t disk_bytes)
@@ -972,7 +972,7 @@ int qcow2_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
 	return leave(&op, ret, err);
 }
 
-/* ---- list and load ------------------------------------------------------------------- */
+/* ---- list and load --------------------------------------------------------------- */
 
 int qcow2_snapshot_list(
 	struct blk *b, struct blk_snapshot **list, size_t *n, struct err *err)

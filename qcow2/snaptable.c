@@ -14,8 +14,7 @@
 		2 * (size_t)UINT16_MAX + 8)
 #define WINDOW_BYTES (1u << 20)
 
-/* ---- reading
- * ------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------- */
 
 struct window {
 	uint8_t *buf;
@@ -38,7 +37,9 @@ static int window_at(
 		ret = there ? blk_pread(q->file, offset, w->buf, there) : 0;
 	}
 	*out = w->buf + (offset - w->start);
-	return ret;
+	/* One code for what cannot be read now, whatever the storage calls it: a repair must
+	 * not take it for a table that is broken. */
+	return ret ? -EIO : 0;
 }
 
 static void parse_extra(const struct qcow2 *q, const struct qcow2_snapshot_entry *e,
@@ -177,8 +178,7 @@ int qcow2_snapshots_read(struct qcow2 *q, uint32_t *readable, struct err *err)
 	return 0;
 }
 
-/* ---- looking up
- * ------------------------------------------------------------------------------ */
+/* ---- looking up ------------------------------------------------------------------ */
 
 int64_t snap_by_id(const struct qcow2 *q, const char *id)
 {
@@ -196,8 +196,7 @@ int64_t snap_by_name(const struct qcow2 *q, const char *name)
 	return -1;
 }
 
-/* ---- writing
- * --------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------- */
 
 static size_t entry_bytes(const struct qcow2_snap *s)
 {
@@ -329,7 +328,7 @@ int snap_table_drop(struct qcow2 *q, struct snap_table *t)
 
 	free(t->buf);
 	t->buf = NULL;
-	if (t->n && t->bytes && !q->corrupt)
+	if (t->n && t->offset && !q->corrupt)
 		ret = qcow2_free_later(q, t->offset, t->bytes, true);
 	t->bytes = 0;
 	return ret;

@@ -39,16 +39,26 @@ bool qcow2_entry_owned(const struct qcow2 *q, struct qcow2_entry e)
 	       (q->external_data || (e.desc & QCOW2_OFFSET_MASK));
 }
 
+/* Better leaked than freed: an entry that points at metadata had no right to a reference. */
+static void drop_range(struct qcow2 *q, uint64_t host, uint64_t bytes)
+{
+	if (qcow2_overlap_ok(q, QCOW2_DATA, host, bytes))
+		qcow2_free_later(q, host, bytes, true);
+	else
+		qcow2_set_corrupt(
+			q, "an L2 entry points at metadata at 0x%" PRIx64, host);
+}
+
 void qcow2_entry_drop(struct qcow2 *q, struct qcow2_entry e)
 {
 	if (e.desc & QCOW2_COMPRESSED) {
 		uint64_t host = e.desc & q->compressed_offset_mask;
 		uint64_t sectors = (e.desc & ~QCOW2_COMPRESSED) >> q->compressed_shift;
 
-		qcow2_free_later(q, host,
-			(sectors + 1) * BLK_SECTOR - (host & (BLK_SECTOR - 1)), true);
+		drop_range(
+			q, host, (sectors + 1) * BLK_SECTOR - (host & (BLK_SECTOR - 1)));
 	} else if (!q->external_data && (e.desc & QCOW2_OFFSET_MASK)) {
-		qcow2_free_later(q, e.desc & QCOW2_OFFSET_MASK, q->cluster_bytes, true);
+		drop_range(q, e.desc & QCOW2_OFFSET_MASK, q->cluster_bytes);
 	}
 }
 
@@ -449,7 +459,7 @@ int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes,
 
 int qcow2_change_begin(struct qcow2 *q, unsigned *epoch)
 {
-	int ret = q->corrupt ? -EIO : qcow2_prepare_write(q);
+	int ret = q->corrupt || !q->loaded ? -EIO : qcow2_prepare_write(q);
 
 	if (ret == 0)
 		ret = qcow2_commit_if_pressed(q);

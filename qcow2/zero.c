@@ -69,16 +69,19 @@ static int wipe_clusters(struct wipe *w, uint64_t offset, uint32_t n)
 	return ret;
 }
 
-/* Nothing in the range needs a change: no table is made for it. */
-static int nothing_there(
-	struct qcow2 *q, uint64_t offset, uint64_t bytes, bool zero_counts, bool *nothing)
+/* Bytes from offset on, whole clusters of them, in which nothing needs a change: no table is
+ * made for those. */
+static int skip_nothing(
+	struct wipe *w, uint64_t offset, uint64_t bytes, uint64_t *skipped)
 {
+	struct qcow2 *q = w->q;
 	struct qcow2_run run;
-	int ret = qcow2_map(q, offset, bytes, &run);
+	int ret = qcow2_map(q, offset, round_up(bytes, q->cluster_bytes), &run);
 
-	*nothing = ret == 0 && run.bytes == bytes &&
-		   (run.type == QCOW2_UNALLOCATED ? zero_counts
-						  : run.type == QCOW2_ZERO_PLAIN);
+	*skipped = 0;
+	if (ret == 0 && (run.type == QCOW2_UNALLOCATED ? w->leave_missing
+						       : run.type == QCOW2_ZERO_PLAIN))
+		*skipped = round_down(run.bytes, q->cluster_bytes);
 	return ret;
 }
 
@@ -92,13 +95,13 @@ static int wipe_range(struct wipe *w, uint64_t offset, uint64_t bytes)
 		uint64_t n = MIN(div_round_up(bytes, q->cluster_bytes),
 			qcow2_slice_left(q, offset));
 		uint64_t step;
-		bool nothing;
 
-		n = MIN(n, (uint64_t)ZERO_CLUSTERS);
-		step = n << q->cluster_bits;
-		ret = nothing_there(q, offset, step, w->leave_missing, &nothing);
-		if (ret == 0 && !nothing)
+		ret = skip_nothing(w, offset, bytes, &step);
+		if (ret == 0 && !step) {
+			n = MIN(n, (uint64_t)ZERO_CLUSTERS);
+			step = n << q->cluster_bits;
 			ret = wipe_clusters(w, offset, (uint32_t)n);
+		}
 		offset += step;
 		bytes -= MIN(bytes, step);
 	}
@@ -218,7 +221,7 @@ static int zero_clusters(struct qcow2 *q, uint64_t offset, uint64_t bytes, unsig
 }
 
 /* [offset, end) in three: up to a cluster boundary, whole clusters, the rest. */
-static int zero_locked(struct qcow2 *q, uint64_t offset, uint64_t end, unsigned flags)
+int qcow2_zero_held(struct qcow2 *q, uint64_t offset, uint64_t end, unsigned flags)
 {
 	uint64_t lo = round_up(offset, q->cluster_bytes),
 		 hi = round_down(end, q->cluster_bytes);
@@ -245,7 +248,7 @@ int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 
 	if (ret < 0)
 		return ret;
-	ret = zero_locked(q, offset, offset + bytes, flags);
+	ret = qcow2_zero_held(q, offset, offset + bytes, flags);
 	qcow2_leave(q, epoch);
 	return ret;
 }
@@ -283,20 +286,21 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	return ret;
 }
 
-int qcow2_forget_range(struct qcow2 *q, uint64_t offset, uint64_t bytes)
+int qcow2_forget_held(struct qcow2 *q, uint64_t offset, uint64_t end)
 {
+	uint64_t step = qcow2_l2_span(q);
 	struct wipe *w = calloc(1, sizeof(*w));
-	unsigned epoch;
-	int ret;
+	int ret = w ? 0 : -ENOMEM;
 
-	if (!w)
-		return -ENOMEM;
-	*w = (struct wipe){
-		.q = q, .unallocated = true, .leave_missing = true, .forget = true};
-	ret = qcow2_change_begin(q, &epoch);
-	if (ret == 0) {
-		ret = wipe_range(w, offset, bytes);
-		qcow2_leave(q, epoch);
+	if (w)
+		*w = (struct wipe){.q = q,
+			.unallocated = true,
+			.leave_missing = true,
+			.forget = true};
+	for (uint64_t at = offset; at < end && ret == 0; at += MIN(step, end - at)) {
+		ret = wipe_range(w, at, MIN(step, end - at));
+		if (ret == 0)
+			ret = qcow2_commit_if_pressed(q);
 	}
 	free(w);
 	return ret;
