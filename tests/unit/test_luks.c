@@ -468,7 +468,7 @@ static void iter_time_makes_more_iterations(void **state)
 		info = luks_info(l);
 		iters[i] = json_int_of(
 			json_get(json_array_at(json_get(info, "slots"), 0), "iters"));
-		assert_true(json_int_of(json_get(info, "master-key-iters")) < iters[i]);
+		assert_true(json_int_of(json_get(info, "master-key-iters")) >= 1000);
 		json_free(info);
 		luks_free(l);
 		free(v.bytes);
