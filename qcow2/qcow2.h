@@ -10,7 +10,7 @@
  *	2 refcount table   after the blocks it points to are stable
  *	3 flush            now data and counts are stable
  *	4 L2 slices, L1    as they were when the commit began, so that nothing newer than the
- *	                   flush of 3 gets out with them
+ *	                   flush of 3 gets out with them; a flush between where both changed
  *	5 flush
  *	6 frees            only now do clusters that lost their last reference before 4 go
  *	                   back to the allocator, or get punched
