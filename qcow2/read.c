@@ -44,6 +44,27 @@ static int read_backing(struct qcow2 *q, uint64_t offset, uint64_t bytes,
 	return ret;
 }
 
+/* The file may end inside the last cluster that was written in part; a node that does not
+ * grow does not give zeros behind its end. */
+static int read_plain(
+	struct qcow2 *q, uint64_t host, uint64_t bytes, const struct iovec *iov, int niov)
+{
+	uint64_t size = blk_size(q->data), there;
+	struct qcow2_part p;
+	int ret;
+
+	if ((q->data->caps & BLK_CAP_GROW) || range_inside(host, bytes, size))
+		return blk_preadv(q->data, host, iov, niov, 0);
+	there = host < size ? size - host : 0;
+	iov_fill(iov, niov, there, 0, bytes - there);
+	if (!there)
+		return 0;
+	qcow2_part_init(&p, iov, niov, 0, there);
+	ret = p.iov ? blk_preadv(q->data, host, p.iov, p.n, 0) : -ENOMEM;
+	qcow2_part_free(&p);
+	return ret;
+}
+
 static bool whole_sectors(const struct iovec *iov, int niov)
 {
 	for (int i = 0; i < niov; i++)
@@ -116,7 +137,7 @@ static int read_run(struct qcow2 *q, const struct qcow2_run *run, uint64_t offse
 		break;
 	}
 	if (!q->encrypted)
-		return blk_preadv(q->data, run->host, iov, niov, 0);
+		return read_plain(q, run->host, run->bytes, iov, niov);
 	if (whole_sectors(iov, niov))
 		return read_encrypted(q, offset, run->host, iov, niov);
 	return read_encrypted_bounced(q, offset, run->host, run->bytes, iov, niov);
