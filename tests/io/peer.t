@@ -6,8 +6,7 @@
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/io/both.sh"
 
-command -v qemu-io >/dev/null && command -v qemu-img >/dev/null ||
-	skip_all "qemu-io is not installed"
+have qemu-io && peer_at_least 10 0 || skip_all "qemu-io 10 is not installed"
 
 raw='qemu-img create -q -f raw t.raw 1M'
 qcow2='qemu-img create -q -f qcow2 t.qcow2 64M'
