@@ -584,6 +584,17 @@ static void we_open_what_cryptsetup_makes(void **state)
 	}
 }
 
+/* QEMU 7.2 times its key derivation, and gives up where a loaded machine made that odd. */
+static bool peer_creates(const char *const *create, const char *path)
+{
+	for (int attempt = 0; attempt < 5; attempt++) {
+		remove(path);
+		if (program_run(create) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* Their disk of a pattern, decrypted here sector by sector; ours, decrypted there. */
 static void qemu_img_and_we_read_the_same_disk(void **state)
 {
@@ -635,8 +646,7 @@ static void qemu_img_and_we_read_the_same_disk(void **state)
 
 		/* Theirs, read by us. */
 		snprintf(options, sizeof(options), "key-secret=s,%s", shared[i]);
-		remove(path);
-		assert_int_equal(program_run(create), 0);
+		assert_true(peer_creates(create, path));
 		assert_int_equal(program_run(fill), 0);
 		v = read_file(path);
 		assert_int_equal(open_volume(&v, PASSPHRASE, &l, &err), 0);
