@@ -333,6 +333,22 @@ int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err)
 	return ops_of(b)->snapshot_load(b, id_or_name, err);
 }
 
+int blk_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov, int niov)
+{
+	b = format_of(b);
+	return ops_of(b)->vm_state_read ? ops_of(b)->vm_state_read(b, offset, iov, niov)
+					: -ENOTSUP;
+}
+
+int blk_vm_state_write(struct blk *b, uint64_t offset, const struct iovec *iov, int niov)
+{
+	b = format_of(b);
+	if (blk_read_only(b))
+		return -EACCES;
+	return ops_of(b)->vm_state_write ? ops_of(b)->vm_state_write(b, offset, iov, niov)
+					 : -ENOTSUP;
+}
+
 /* ---- telling about itself -------------------------------------------------------- */
 
 struct json *blk_format_info(struct blk *b)

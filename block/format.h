@@ -75,6 +75,9 @@ struct blk_format_ops {
 	int (*snapshot_delete)(struct blk *b, const char *id_or_name, struct err *err);
 	/* The same bytes as seen by a snapshot: switches a read-only node to it. */
 	int (*snapshot_load)(struct blk *b, const char *id_or_name, struct err *err);
+	/* VM state: bytes beside the disk that the next snapshot takes along. */
+	int (*vm_state_read)(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
+	int (*vm_state_write)(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
 
 	/* "format-specific" of info --output=json, the data object; NULL: none. */
 	struct json *(*info)(struct blk *b);
@@ -99,6 +102,11 @@ int blk_snapshot_create(struct blk *b, const char *name, struct err *err);
 int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err);
 int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err);
 int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err);
+/* Data calls. What was never written reads as zeros. Offset and length are multiples of the
+ * node's request alignment (512 where it is encrypted). -ENOTSUP where the format has no VM
+ * state, -EFBIG past what it can map. */
+int blk_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
+int blk_vm_state_write(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
 int blk_measure(const char *format, struct opts *opts, struct blk *src, struct blk_measure *out,
 	struct err *err);
 struct json *blk_format_info(struct blk *b);

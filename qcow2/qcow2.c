@@ -352,6 +352,8 @@ static const struct blk_format_ops qcow2_format_ops = {
 	.snapshot_apply = qcow2_snapshot_apply,
 	.snapshot_delete = qcow2_snapshot_delete,
 	.snapshot_load = qcow2_snapshot_load,
+	.vm_state_read = qcow2_vm_state_read,
+	.vm_state_write = qcow2_vm_state_write,
 	.info = qcow2_info,
 	.traits = qcow2_traits,
 };

@@ -535,7 +535,11 @@ extern const struct blk_create_opt qcow2_create_opts[];
 int qcow2_create(const char *filename, struct blk *file, struct opts *opts, struct err *err);
 int qcow2_measure(struct opts *opts, struct blk *src, struct blk_measure *out, struct err *err);
 int qcow2_resize(struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err);
+/* A longer active L1 table. In exclusive mode, after qcow2_prepare_write. */
+int qcow2_l1_grow(struct qcow2 *q, uint32_t entries, struct err *err);
 struct json *qcow2_info(struct blk *b);
+int qcow2_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
+int qcow2_vm_state_write(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
 
 /* qcow2.c: open over b->file, which is there already; opts NULL: none. On failure and at the
  * end: qcow2_release. */

@@ -66,7 +66,7 @@ out:
  * reads what was stable before. The second commit writes the counts, then the header, then
  * frees the old table. A header larger than the disk needs is fine, so the size can wait.
  */
-static int l1_grow(struct qcow2 *q, uint32_t entries, struct err *err)
+int qcow2_l1_grow(struct qcow2 *q, uint32_t entries, struct err *err)
 {
 	int ret;
 
@@ -255,7 +255,7 @@ static int grow(
 			prealloc == BLK_PREALLOC_METADATA ? BLK_PREALLOC_OFF : prealloc,
 			err);
 	if (ret == 0 && entries > q->l1_entries)
-		ret = l1_grow(q, (uint32_t)entries, err);
+		ret = qcow2_l1_grow(q, (uint32_t)entries, err);
 	if (ret < 0)
 		return ret;
 	ret = zero_new_part(q, old, bytes);

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * VM state: what a machine's memory and devices are saved into, before a snapshot takes it
+ * along. It lies behind the disk in the guest's address space, from the first L2 table that
+ * maps nothing of the disk on, and is written and read like guest data. What a crash leaves
+ * is what it leaves of guest data.
+ */
+#include "qcow2/qcow2.h"
+
+/* Where it lies. Only whole sectors can be encrypted. */
+static int locate(struct qcow2 *q, uint64_t offset, uint64_t bytes, uint64_t *at)
+{
+	uint64_t start = qcow2_vm_state_offset(q, blk_size(q->b));
+
+	if (q->external_data)
+		return -ENOTSUP; /* nothing behind the disk belongs to a data file */
+	if (offset > BLK_MAX_SIZE - start || bytes > BLK_MAX_SIZE - start - offset)
+		return -EFBIG;
+	if (!is_aligned(offset | bytes, q->b->limits.request_align))
+		return -EINVAL;
+	if (q->encrypted && !q->cipher)
+		return -EACCES;
+	*at = start + offset;
+	return q->loaded ? 0 : -EIO;
+}
+
+static bool is_covered(const struct qcow2 *q, uint64_t end)
+{
+	return end <= q->l1_entries * qcow2_l2_span(q);
+}
+
+/* A longer L1. */
+static int cover(struct qcow2 *q, uint64_t end)
+{
+	uint64_t entries = qcow2_l1_needed(q, end);
+	int ret;
+
+	if (entries * 8 > QCOW2_MAX_L1_BYTES)
+		return -EFBIG;
+	ret = q->corrupt ? -EIO : qcow2_prepare_write(q);
+	if (ret < 0)
+		return ret;
+	qcow2_exclusive_begin(q);
+	if (!is_covered(q, end))
+		ret = qcow2_l1_grow(q, (uint32_t)entries, NULL);
+	qcow2_exclusive_end(q);
+	return ret;
+}
+
+/* As qcow2_change_begin, with an L1 that reaches to end. */
+static int change_begin(struct qcow2 *q, uint64_t end, unsigned *epoch)
+{
+	for (;;) {
+		int ret = qcow2_change_begin(q, epoch);
+
+		if (ret < 0 || is_covered(q, end))
+			return ret;
+		qcow2_leave(q, *epoch);
+		ret = cover(q, end);
+		if (ret < 0)
+			return ret;
+	}
+}
+
+int qcow2_vm_state_write(
+	struct blk *b, uint64_t offset, const struct iovec *iov, int niov)
+{
+	struct qcow2 *q = b->state;
+	size_t bytes = iov_bytes(iov, niov);
+	unsigned epoch;
+	uint64_t at;
+	int ret = locate(q, offset, bytes, &at);
+
+	if (ret == 0)
+		ret = change_begin(q, at + bytes, &epoch);
+	if (ret < 0)
+		return ret;
+	ret = qcow2_write_guest(q, at, bytes, iov, niov);
+	qcow2_leave(q, epoch);
+	return ret;
+}
+
+static int read_held(
+	struct qcow2 *q, uint64_t at, size_t bytes, const struct iovec *iov, int niov)
+{
+	uint64_t end = q->l1_entries * qcow2_l2_span(q);
+	size_t there = end > at ? MIN((uint64_t)bytes, end - at) : 0;
+	struct qcow2_part part;
+	int ret;
+
+	iov_fill(iov, niov, there, 0, bytes - there);
+	if (!there)
+		return 0;
+	qcow2_part_init(&part, iov, niov, 0, there);
+	ret = part.iov ? qcow2_read_guest(q, at, there, part.iov, part.n) : -ENOMEM;
+	qcow2_part_free(&part);
+	return ret;
+}
+
+int qcow2_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov, int niov)
+{
+	struct qcow2 *q = b->state;
+	size_t bytes = iov_bytes(iov, niov);
+	unsigned epoch;
+	uint64_t at;
+	int ret = locate(q, offset, bytes, &at);
+
+	if (ret < 0)
+		return ret;
+	epoch = qcow2_enter(q);
+	ret = read_held(q, at, bytes, iov, niov);
+	qcow2_leave(q, epoch);
+	return ret;
+}
