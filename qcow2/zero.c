@@ -14,7 +14,7 @@ struct wipe {
 	struct qcow2 *q;
 	bool keep;          /* a cluster that is ours stays reserved */
 	bool unallocated;   /* version 2: the entry goes, nothing lies behind it */
-	bool leave_missing; /* discard: an entry that says nothing stays so */
+	bool leave_missing; /* an entry that says nothing stays so */
 	bool forget;        /* beyond the disk: whatever it is, it goes */
 	struct qcow2_entry old[ZERO_CLUSTERS];
 	bool dropped[ZERO_CLUSTERS];
@@ -274,7 +274,10 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return -ENOMEM;
-	*w = (struct wipe){.q = q, .unallocated = q->version < 3, .leave_missing = true};
+	/* What is discarded reads as zeros, a backing file's data like our own. */
+	*w = (struct wipe){.q = q,
+		.unallocated = q->version < 3,
+		.leave_missing = !b->backing_name && !b->backing};
 	ret = qcow2_change_begin(q, &epoch);
 	if (ret == 0) {
 		ret = wipe_range(w, offset, end - offset);
