@@ -164,8 +164,8 @@ enum blk_prealloc { BLK_PREALLOC_OFF, BLK_PREALLOC_METADATA, BLK_PREALLOC_FALLOC
 extern const char *const blk_prealloc_names[]; /* "off", …, NULL */
 
 /* Grows (reading as zeros, backing files notwithstanding) or shrinks. Preallocation is of
- * the new part. -ENOTSUP with a reason where the format cannot. Size in bytes, a multiple
- * of BLK_SECTOR for formats. */
+ * the new part. -ENOTSUP with a reason where the format cannot. Size in bytes; some formats want
+ * a multiple of BLK_SECTOR. */
 int blk_resize(struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err);
 
 #endif

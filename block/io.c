@@ -827,10 +827,6 @@ int blk_resize(struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct
 	if (bytes > BLK_MAX_SIZE)
 		return err_set(
 			err, EFBIG, "Size %llu is too large", (unsigned long long)bytes);
-	if (b->drv->kind == BLK_FORMAT && !(b->caps & BLK_CAP_GROW) &&
-		!is_aligned(bytes, BLK_SECTOR))
-		return err_set(
-			err, EINVAL, "Size must be a multiple of %u bytes", BLK_SECTOR);
 	if (!b->drv->resize)
 		return err_set(err, ENOTSUP,
 			"Image format driver '%s' does not support resize", b->drv->name);

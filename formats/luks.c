@@ -312,6 +312,9 @@ static int disk_resize(
 	const struct luks_disk *d = b->state;
 	int ret;
 
+	if (!is_aligned(bytes, BLK_SECTOR))
+		return err_set(
+			err, EINVAL, "The new size must be a multiple of %u", BLK_SECTOR);
 	if (bytes > BLK_MAX_SIZE - d->payload)
 		return err_set(err, EFBIG, "The image size is too large");
 	ret = blk_resize(b->file, d->payload + bytes, prealloc, err);
