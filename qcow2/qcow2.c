@@ -109,18 +109,23 @@ struct settings {
 static int take_settings(struct opts *opts, struct settings *s, struct err *err)
 {
 	static const char *const accepted[] = {"cache-clean-interval",
-		"l2-cache-entry-size", "overlap-check", "overlap-check.template",
-		"pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
-		"discard-no-unref", NULL};
+		"l2-cache-entry-size", "pass-discard-request", "pass-discard-snapshot",
+		"pass-discard-other", "discard-no-unref", NULL};
+	static const char *const checks[] = {"none", "constant", "cached", "all", NULL};
 	uint64_t total = 0;
-	int ret;
+	int ret, ignored;
 
 	*s = (struct settings){L2_CACHE_BYTES, REF_CACHE_BYTES, false, false};
 	if (!opts)
 		return 0;
 	for (size_t i = 0; accepted[i]; i++)
 		opts_take(opts, accepted[i]);
-	ret = opts_take_size(opts, "cache-size", &total, err);
+	ret = opts_take_enum(opts, "overlap-check", checks, &ignored, err);
+	if (ret == 0)
+		ret = opts_take_enum(
+			opts, "overlap-check.template", checks, &ignored, err);
+	if (ret == 0)
+		ret = opts_take_size(opts, "cache-size", &total, err);
 	if (ret == 0 && total)
 		s->l2_cache = total - MIN(total / 8, s->ref_cache);
 	if (ret == 0)
@@ -247,8 +252,12 @@ int qcow2_open_over(struct blk *b, struct opts *opts, struct err *err)
 	ret = take_settings(opts, &s, err);
 	if (ret == 0)
 		ret = qcow2_header_read(q, err);
+	if (ret == 0 && s.lazy && q->version < 3)
+		ret = err_set(err, EINVAL,
+			"Lazy refcounts require a qcow2 image with at least qemu 1.1 "
+			"compatibility level");
 	if (ret == 0 && s.lazy_given)
-		q->lazy_refcounts = s.lazy && q->version >= 3;
+		q->lazy_refcounts = s.lazy;
 	if (ret == 0)
 		ret = caches_init(q, &s, err);
 	if (ret == 0 && opts)

@@ -23,7 +23,7 @@
 struct settings {
 	struct io io;
 	struct io_source source;
-	const char *format, *aio;
+	const char *format;
 	const char *file; /* what is to be opened; NULL: nothing */
 	bool image_opts;
 	const char **commands; /* -c */
@@ -47,10 +47,10 @@ static const char usage_text[] =
 	"  -C, --copy-on-read   copy what a backing file gives into the image\n"
 	"  -m, --misalign       use buffers that are not aligned\n"
 	"  -k, --native-aio     as -i native\n"
-	"  -i, --aio=MODE       threads, native or io_uring; accepted, and left to "
-	"BYRE_LOOP\n"
+	"  -i, --aio=MODE       threads, io_uring, or native, which needs -n; the engine "
+	"is\n                       chosen by BYRE_LOOP\n"
 	"  -t, --cache=MODE     none, writeback, writethrough, directsync or unsafe\n"
-	"  -d, --discard=MODE   ignore or unmap\n"
+	"  -d, --discard=MODE   unmap (the default) or ignore\n"
 	"  -T, --trace EVENTS   accepted; there are no trace events\n"
 	"  -U, --force-share    open without locks against others\n"
 	"  -h, --help           show this text and exit\n"
@@ -218,12 +218,9 @@ static int mode_option(struct settings *s, int c, struct err *err)
 	case 'd':
 		return io_set_discard_mode(optarg, &s->source.flags, err);
 	case 'i':
-		s->aio = optarg;
-		/* Whether native I/O is possible is seen when all options are known. */
-		return strcmp(optarg, "native") ? io_set_aio_mode(optarg, 0, err) : 0;
+		return io_set_aio_mode(optarg, &s->source, err);
 	default:
-		s->aio = "native";
-		return 0;
+		return io_set_aio_mode("native", &s->source, err);
 	}
 }
 
@@ -288,8 +285,6 @@ static int option(struct settings *s, int c)
 /* What can only be judged when all options are known. -1: go on. */
 static int check_options(struct settings *s, int argc, char **argv)
 {
-	struct err err = ERR_INIT;
-
 	if (argc - optind > 1) {
 		print_usage();
 		return 1;
@@ -299,18 +294,12 @@ static int check_options(struct settings *s, int argc, char **argv)
 		return 1;
 	}
 	s->file = argv[optind];
-	if (s->aio && io_set_aio_mode(s->aio, s->source.flags, &err)) {
-		if (s->file && !s->image_opts)
-			err_prefix(&err, "can't open device %s", s->file);
-		tool_report(NULL, &err);
-		return 1;
-	}
 	return -1;
 }
 
 int main(int argc, char **argv)
 {
-	struct settings s = {.source.flags = BLK_O_RDWR};
+	struct settings s = {.source = IO_SOURCE_INIT};
 	struct err err = ERR_INIT;
 	int c, status = -1;
 
@@ -334,5 +323,5 @@ int main(int argc, char **argv)
 	}
 	secrets_clear();
 	free(s.commands);
-	return fflush(stdout) ? 1 : status;
+	return fflush(stdout) || ferror(stdout) ? 1 : status;
 }

@@ -18,7 +18,7 @@ struct request {
 	struct io *io;
 	struct io_report report;
 	struct io_buffer buf;
-	bool write, zero, dump;
+	bool write, zero, dump, registered;
 	int pattern; /* < 0: none to look for */
 	unsigned flags;
 	uint64_t offset, bytes, began_ns;
@@ -53,9 +53,7 @@ static void request_task(void *arg)
 	if (!r->write) {
 		ret = io_read(io, r->offset, &r->buf);
 	} else if (r->zero) {
-		ret = io_check_range(io, r->offset, r->bytes);
-		if (!ret && r->bytes)
-			ret = blk_zero(io->b, r->offset, r->bytes, r->flags);
+		ret = io_zero(io, r->offset, r->bytes, r->flags);
 	} else {
 		ret = io_write(io, r->offset, &r->buf, r->flags);
 	}
@@ -144,6 +142,7 @@ static int options(struct request *r, const struct io_command *cmd, int argc, ch
 			r->report.quiet = true;
 			break;
 		case 'r': /* no I/O engine here needs its buffers registered */
+			r->registered = true;
 			break;
 		case 'u':
 			r->flags |= BLK_MAY_UNMAP;
@@ -174,10 +173,14 @@ static int operands(struct request *r, int argc, char **argv)
 		printf("-u requires -z to be specified\n");
 		return -EINVAL;
 	}
+	if (r->zero && r->registered) {
+		printf("cannot combine zero write with registered I/O buffer\n");
+		return -EINVAL;
+	}
 	if (!io_parse_size(argv[optind], &r->offset))
 		return -EINVAL;
 	if (r->zero)
-		return io_parse_length(argv[optind + 1], &r->bytes) ? 0 : -EINVAL;
+		return io_parse_size(argv[optind + 1], &r->bytes) ? 0 : -EINVAL;
 	if (!io_buffer_parse(&r->buf, r->io, argc - optind - 1, argv + optind + 1, fill))
 		return -EINVAL;
 	r->bytes = r->buf.bytes;

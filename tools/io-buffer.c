@@ -10,6 +10,7 @@
 
 #include "base/iov.h"
 #include "base/math.h"
+#include "block/format.h"
 
 /* -m: how far off a page's start. */
 #define MISALIGN 16u
@@ -89,11 +90,12 @@ int io_buffer_from_file(struct io_buffer *buf, const char *path)
 		fprintf(stderr, "%s: %s\n", path, strerror(errno));
 		return ret;
 	}
+	errno = 0;
 	have = fread(buf->data, 1, buf->bytes, f);
 	if (ferror(f)) {
-		ret = -EIO;
-		fprintf(stderr, "%s: %s\n", path, strerror(EIO));
-	} else if (!have && buf->bytes) {
+		ret = errno ? -errno : -EIO;
+		fprintf(stderr, "%s: %s\n", path, strerror(-ret));
+	} else if (!have) {
 		ret = -EINVAL;
 		fprintf(stderr, "%s: file is empty\n", path);
 	}
@@ -118,6 +120,14 @@ bool io_verify(const uint8_t *data, size_t bytes, int pattern, uint64_t offset)
 int io_check_range(struct io *io, uint64_t offset, uint64_t bytes)
 {
 	return range_inside(offset, bytes, blk_size(io->b)) ? 0 : -EIO;
+}
+
+int io_vm_state(struct io *io, uint64_t offset, struct io_buffer *buf, bool write)
+{
+	if (!buf->bytes)
+		return 0;
+	return write ? blk_vm_state_write(io->b, offset, buf->iov, buf->niov)
+		     : blk_vm_state_read(io->b, offset, buf->iov, buf->niov);
 }
 
 /* Runs one transfer in pieces of at most BLK_MAX_REQUEST. */
@@ -173,4 +183,17 @@ int io_read(struct io *io, uint64_t offset, struct io_buffer *buf)
 int io_write(struct io *io, uint64_t offset, struct io_buffer *buf, unsigned flags)
 {
 	return transfer(io, offset, buf, true, flags);
+}
+
+int io_zero(struct io *io, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+	int ret = io_check_range(io, offset, bytes);
+
+	for (uint64_t pos = 0; !ret && pos < bytes;) {
+		uint64_t n = MIN(bytes - pos, (uint64_t)BLK_MAX_REQUEST);
+
+		ret = blk_zero(io->b, offset + pos, n, flags);
+		pos += n;
+	}
+	return ret;
 }

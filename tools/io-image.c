@@ -65,7 +65,8 @@ static int length_run(struct io *io, const struct io_command *cmd, int argc, cha
 	char text[IO_SIZE_TEXT];
 
 	(void)cmd, (void)argc, (void)argv;
-	printf("%s\n", io_size_text(text, (double)blk_size(io->b)));
+	/* In sectors, as the peer counts. */
+	printf("%s\n", io_size_text(text, (double)round_up(blk_size(io->b), BLK_SECTOR)));
 	return 0;
 }
 

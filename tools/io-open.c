@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/math.h"
+#include "block/driver.h"
 #include "block/format.h"
 #include "tools/common.h"
 
@@ -25,17 +26,12 @@ void io_source_clear(struct io_source *source)
 	memset(source, 0, sizeof(*source));
 }
 
-int io_set_aio_mode(const char *mode, unsigned flags, struct err *err)
+int io_set_aio_mode(const char *mode, struct io_source *source, struct err *err)
 {
-	if (!strcmp(mode, "threads") || !strcmp(mode, "io_uring"))
+	source->native_aio = !strcmp(mode, "native");
+	if (source->native_aio || !strcmp(mode, "threads") || !strcmp(mode, "io_uring"))
 		return 0;
-	if (strcmp(mode, "native"))
-		return err_set(err, EINVAL, "Invalid aio option: %s", mode);
-	if (!(flags & BLK_O_DIRECT))
-		return err_set(err, EINVAL,
-			"aio=native was specified, but it requires cache.direct=on, "
-			"which was not specified.");
-	return 0;
+	return err_set(err, EINVAL, "Invalid aio option: %s", mode);
 }
 
 int io_set_discard_mode(const char *mode, unsigned *flags, struct err *err)
@@ -106,7 +102,10 @@ static struct blk *open_snapshot(const struct io_source *s, struct err *err)
 	/* Options the base needs, such as its passphrase; the overlay names the file. */
 	if (s->opts)
 		opts_merge(opts, s->opts, "backing.");
-	b = blk_open(NULL, opts, s->flags | BLK_O_NAMES_TRUSTED, err);
+	if (s->flags & BLK_O_SHARE)
+		opts_set(opts, "backing.force-share", "on");
+	b = blk_open(NULL, opts,
+		(s->flags & ~(unsigned)BLK_O_SHARE) | BLK_O_NAMES_TRUSTED, err);
 	opts_free(opts);
 	unlink(path);
 	free(path);
@@ -117,21 +116,23 @@ static int check_source(const struct io_source *s, struct err *err)
 {
 	bool writable = s->flags & BLK_O_RDWR;
 
-	if (writable && (s->flags & BLK_O_SHARE))
+	if (writable && !s->snapshot && (s->flags & BLK_O_SHARE))
 		return err_set(err, EINVAL,
 			"force-share=on can only be used with read-only images");
 	if (!writable && s->copy_on_read)
 		return err_set(err, EINVAL, "Can't use copy-on-read on read-only device");
+	if (s->native_aio && !(s->flags & BLK_O_DIRECT))
+		return err_set(err, EINVAL,
+			"aio=native was specified, but it requires cache.direct=on, "
+			"which was not specified.");
 	return 0;
 }
 
 /* The format was guessed to be raw: what looks like another one's header cannot be
  * written. */
-static void warn_probed(const struct io_source *s, const struct blk *b)
+static void warn_probed(const struct blk *b)
 {
-	if (!s->name || !(s->flags & BLK_O_RDWR) || strcmp(blk_driver_name(b), "raw"))
-		return;
-	if (s->opts && opts_peek(s->opts, "driver"))
+	if (!b->probed || blk_read_only(b))
 		return;
 	fprintf(stderr,
 		"WARNING: Image format was not specified for '%s' and probing guessed "
@@ -139,7 +140,26 @@ static void warn_probed(const struct io_source *s, const struct blk *b)
 		"         Guessing is unsafe for raw images: writes that make the first "
 		"sector look like another format are refused.\n"
 		"         Say 'raw' to lift this.\n",
-		s->name);
+		blk_filename(b));
+}
+
+static struct blk *open_source(const struct io_source *s, struct err *err)
+{
+	bool writable = s->flags & BLK_O_RDWR;
+	struct blk *b;
+
+	if (check_source(s, err))
+		return NULL;
+	if (s->snapshot && writable)
+		return open_snapshot(s, err);
+	b = blk_open(s->name, s->opts, s->flags, err);
+	/* read-only=on among the options, and no -r. */
+	if (b && writable && blk_read_only(b)) {
+		blk_close(b);
+		err_set(err, EACCES, "Block node is read-only");
+		return NULL;
+	}
+	return b;
 }
 
 /* Opens what source says; source is io's where it returns 0, else still the caller's. */
@@ -147,14 +167,8 @@ int io_open(struct io *io, struct io_source *source, struct err *err)
 {
 	const char *name = source->name;
 	size_t name_len = name ? strlen(name) : 0;
-	struct blk *b = NULL;
+	struct blk *b = open_source(source, err);
 
-	if (!check_source(source, err)) {
-		if (source->snapshot && (source->flags & BLK_O_RDWR))
-			b = open_snapshot(source, err);
-		else
-			b = blk_open(name, source->opts, source->flags, err);
-	}
 	if (!b) {
 		/* The library's message begins with the name; ours does already. */
 		if (name && !strncmp(err->msg, name, name_len) &&
@@ -164,7 +178,7 @@ int io_open(struct io *io, struct io_source *source, struct err *err)
 		return name ? err_prefix(err, "can't open device %s", name)
 			    : err_prefix(err, "can't open");
 	}
-	warn_probed(source, b);
+	warn_probed(b);
 	io->b = b;
 	io->source = *source;
 	memset(source, 0, sizeof(*source));
@@ -211,6 +225,7 @@ static int open_option(
 	case 'n':
 		return blk_cache_mode("none", &s->flags);
 	case 'k':
+		s->native_aio = true;
 		return 0;
 	case 'U':
 		s->flags |= BLK_O_SHARE;
@@ -222,7 +237,7 @@ static int open_option(
 	case 'd':
 		return io_set_discard_mode(optarg, &s->flags, err);
 	case 'i':
-		return strcmp(optarg, "native") ? io_set_aio_mode(optarg, 0, err) : 0;
+		return io_set_aio_mode(optarg, s, err);
 	case 'o':
 		if (!s->opts)
 			s->opts = opts_new();
@@ -234,7 +249,7 @@ static int open_option(
 
 static int open_run(struct io *io, const struct io_command *cmd, int argc, char **argv)
 {
-	struct io_source source = {.flags = BLK_O_RDWR};
+	struct io_source source = IO_SOURCE_INIT;
 	struct err err = ERR_INIT;
 	int c, ret = 0;
 
@@ -275,11 +290,11 @@ const struct io_command io_cmd_open = {
 		" -C, -- what a backing file gives is copied into the image\n"
 		" -n, -- past the host's cache, as -t none\n"
 		" -U, -- without locks against others\n"
-		" -k, -- accepted for old scripts, as -i native\n"
-		" -i, -- threads, native or io_uring: the engine is chosen by BYRE_LOOP "
-		"here\n"
+		" -k, -- as -i native\n"
+		" -i, -- threads, io_uring, or native, which needs -n: the engine is "
+		"chosen by BYRE_LOOP here\n"
 		" -t, -- cache mode: none, writeback, writethrough, directsync, unsafe\n"
-		" -d, -- discard mode: ignore, unmap\n"
+		" -d, -- discard mode: unmap (the default), ignore\n"
 		" -o, -- options of the drivers: driver=qcow2,file.filename=...\n",
 };
 
@@ -307,7 +322,7 @@ const struct io_command io_cmd_close = {
 /* ---- reopen ---------------------------------------------------------------------- */
 
 struct reopen_args {
-	bool mode_given;
+	bool mode_given, cache_given;
 	unsigned flags;
 	struct opts *opts; /* what -o added; NULL: nothing */
 };
@@ -327,6 +342,7 @@ static int reopen_option(
 			a->flags |= BLK_O_RDWR;
 		return 0;
 	case 'c':
+		a->cache_given = true;
 		if (blk_cache_mode(optarg, &a->flags))
 			return err_set(err, EINVAL, "Invalid cache option: %s", optarg);
 		return 0;
@@ -356,6 +372,43 @@ static int take_read_only(struct reopen_args *a, struct err *err)
 	a->flags &= ~(unsigned)BLK_O_RDWR;
 	a->flags |= read_only ? 0 : BLK_O_RDWR;
 	return 0;
+}
+
+static int cannot_change(const char *key, struct err *err)
+{
+	return err_set(err, EINVAL, "Cannot change the option '%s'", key);
+}
+
+/* What an image is stays: another format over the same file would write over it. Options
+ * that say again what is so are taken out. */
+static int check_changes(struct io *io, struct reopen_args *a, struct err *err)
+{
+	const struct blk *file = blk_file(io->b) ? blk_file(io->b) : io->b;
+	bool share = blk_flags(io->b) & BLK_O_SHARE, want_share = share;
+	const struct {
+		const char *key, *now;
+	} fixed[] = {
+		{"driver", blk_driver_name(io->b)},
+		{"filename", blk_filename(io->b)},
+		{"file", ""},
+		{"file.driver", blk_driver_name(file)},
+		{"file.filename", blk_filename(file)},
+	};
+
+	if (!a->opts)
+		return 0;
+	if (a->cache_given && opts_has_prefix(a->opts, "cache."))
+		return err_set(err, EINVAL, "Cannot set both -c and the cache options");
+	for (size_t i = 0; i < ARRAY_LEN(fixed); i++) {
+		const char *want = opts_peek(a->opts, fixed[i].key);
+
+		if (want && strcmp(want, fixed[i].now))
+			return cannot_change(fixed[i].key, err);
+		opts_del(a->opts, fixed[i].key);
+	}
+	if (opts_take_bool(a->opts, "force-share", &want_share, err))
+		return -EINVAL;
+	return want_share == share ? 0 : cannot_change("force-share", err);
 }
 
 static int reopen(struct io *io, const struct reopen_args *a, struct err *err)
@@ -397,6 +450,8 @@ static int reopen_run(struct io *io, const struct io_command *cmd, int argc, cha
 		ret = take_read_only(&a, &err);
 	if (!ret && io->source.snapshot)
 		ret = err_set(&err, ENOTSUP, "an overlay of -s cannot be reopened");
+	if (!ret)
+		ret = check_changes(io, &a, &err);
 	if (!ret)
 		ret = reopen(io, &a, &err);
 	if (err.code)

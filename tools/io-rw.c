@@ -60,12 +60,27 @@ static int read_option(struct read_args *a, const struct io_command *cmd, int c)
 	}
 }
 
+/* The VM state and compressed clusters are told apart by sectors. */
+static int check_sectors(uint64_t offset, uint64_t bytes)
+{
+	const char *what = !is_aligned(offset, BLK_SECTOR)  ? "offset"
+			   : !is_aligned(bytes, BLK_SECTOR) ? "count"
+							    : NULL;
+
+	if (!what)
+		return 0;
+	printf("%" PRIu64 " is not a sector-aligned value for '%s'\n",
+		what[0] == 'o' ? offset : bytes, what);
+	return -EINVAL;
+}
+
 /* Reads into buf and tells about it. */
 static int read_and_tell(
 	struct io *io, struct read_args *a, struct io_buffer *buf, const char *name)
 {
 	uint64_t began_ns = io_clock_ns(), took_ns;
-	int ret = a->vm_state ? -ENOTSUP : io_read(io, a->offset, buf);
+	int ret = a->vm_state ? io_vm_state(io, a->offset, buf, false)
+			      : io_read(io, a->offset, buf);
 
 	took_ns = io_clock_ns() - began_ns;
 	if (ret) {
@@ -106,6 +121,8 @@ static int read_run(struct io *io, const struct io_command *cmd, int argc, char 
 		printf("pattern verification range exceeds end of read data\n");
 		return -EINVAL;
 	}
+	if (a.vm_state && check_sectors(a.offset, bytes))
+		return -EINVAL;
 	if (!io_buffer_new(&buf, io, &bytes, 1, -1))
 		return -ENOMEM;
 	ret = read_and_tell(io, &a, &buf, "read");
@@ -158,7 +175,6 @@ static int readv_run(struct io *io, const struct io_command *cmd, int argc, char
 
 const struct io_command io_cmd_readv = {
 	.name = "readv",
-	.short_name = "rv",
 	.run = readv_run,
 	.args_min = 2,
 	.args_max = -1,
@@ -177,7 +193,7 @@ const struct io_command io_cmd_readv = {
 
 struct write_args {
 	struct io_report report;
-	bool vm_state, zero, have_pattern;
+	bool vm_state, zero, have_pattern, registered;
 	int pattern;
 	const char *source; /* -s */
 	unsigned flags;     /* enum blk_request_flags */
@@ -203,7 +219,9 @@ static int write_option(struct write_args *a, const struct io_command *cmd, int 
 		a->flags |= BLK_NO_FALLBACK;
 		return 0;
 	case 'p': /* takes no effect in qemu-io either */
+		return 0;
 	case 'r': /* no I/O engine here needs its buffers registered */
+		a->registered = true;
 		return 0;
 	case 'q':
 		a->report.quiet = true;
@@ -240,22 +258,11 @@ static int write_conflicts(const struct write_args *a)
 		problem = "-u requires -z to be specified";
 	else if (a->zero + a->have_pattern + (a->source != NULL) > 1)
 		problem = "Only one of -z, -P, and -s can be specified at the same time";
+	else if (a->zero && a->registered)
+		problem = "cannot combine zero write with registered I/O buffer";
 	if (problem)
 		printf("%s\n", problem);
 	return problem ? -EINVAL : 0;
-}
-
-static int zero_range(struct io *io, const struct write_args *a)
-{
-	int ret = io_check_range(io, a->offset, a->bytes);
-
-	for (uint64_t pos = 0; !ret && pos < a->bytes;) {
-		uint64_t n = MIN(a->bytes - pos, (uint64_t)BLK_MAX_REQUEST);
-
-		ret = blk_zero(io->b, a->offset + pos, n, a->flags & ~BLK_COMPRESSED);
-		pos += n;
-	}
-	return ret;
 }
 
 static int write_and_tell(
@@ -265,9 +272,9 @@ static int write_and_tell(
 	int ret;
 
 	if (a->vm_state)
-		ret = -ENOTSUP;
+		ret = io_vm_state(io, a->offset, buf, true);
 	else if (a->zero)
-		ret = zero_range(io, a);
+		ret = io_zero(io, a->offset, a->bytes, a->flags & ~BLK_COMPRESSED);
 	else
 		ret = io_write(io, a->offset, buf, a->flags);
 	took_ns = io_clock_ns() - began_ns;
@@ -310,6 +317,9 @@ static int write_run(struct io *io, const struct io_command *cmd, int argc, char
 		return ret;
 	if (!io_parse_size(argv[optind], &a.offset) ||
 		!write_length(&a, argv[optind + 1]))
+		return -EINVAL;
+	if ((a.vm_state || (a.flags & BLK_COMPRESSED)) &&
+		check_sectors(a.offset, a.bytes))
 		return -EINVAL;
 	if (!a.zero && !io_buffer_new(&buf, io, &a.bytes, 1, a.pattern))
 		return -ENOMEM;
@@ -370,7 +380,6 @@ static int writev_run(struct io *io, const struct io_command *cmd, int argc, cha
 
 const struct io_command io_cmd_writev = {
 	.name = "writev",
-	.short_name = "wv",
 	.run = writev_run,
 	.args_min = 2,
 	.args_max = -1,

@@ -28,6 +28,7 @@ struct io_source {
 	unsigned flags;    /* enum blk_open_flags */
 	bool snapshot;     /* -s: changes go to a temporary overlay */
 	bool copy_on_read; /* -C */
+	bool native_aio;   /* -k, -i native: wants a cache mode that goes past the cache */
 };
 
 struct io {
@@ -105,12 +106,18 @@ bool io_verify(const uint8_t *data, size_t bytes, int pattern, uint64_t offset);
 int io_check_range(struct io *io, uint64_t offset, uint64_t bytes);
 int io_read(struct io *io, uint64_t offset, struct io_buffer *buf);
 int io_write(struct io *io, uint64_t offset, struct io_buffer *buf, unsigned flags);
+/* -b: the VM state, not the disk. */
+int io_vm_state(struct io *io, uint64_t offset, struct io_buffer *buf, bool write);
+/* blk_zero in pieces of at most BLK_MAX_REQUEST. */
+int io_zero(struct io *io, uint64_t offset, uint64_t bytes, unsigned flags);
 
 /* io-image.c */
 int io_open(struct io *io, struct io_source *source, struct err *err);
 int io_close(struct io *io, struct err *err);
+/* What the command line and `open` begin with. */
+#define IO_SOURCE_INIT {.flags = BLK_O_RDWR | BLK_O_DISCARD}
 /* "threads", "native", "io_uring"; "ignore"/"off", "unmap"/"on". */
-int io_set_aio_mode(const char *mode, unsigned flags, struct err *err);
+int io_set_aio_mode(const char *mode, struct io_source *source, struct err *err);
 int io_set_discard_mode(const char *mode, unsigned *flags, struct err *err);
 void io_source_clear(struct io_source *source);
 

@@ -116,6 +116,46 @@ alike "options: copy-on-read of a read-only image" "$both" -C -r -c length t.qco
 alike "options: objects" "$both" --object secret,id=s,data=abc -c length t.qcow2
 alike "options: an unknown object" "$both" --object nonsense,id=s -c length t.qcow2
 
+# Found by comparing at random; each was a difference once.
+over="$qcow2; qemu-io -c 'write -q -P 0x11 0 4M' t.qcow2; qemu-img create -q -f qcow2 -F qcow2 -b t.qcow2 o.qcow2"
+alike "discards are passed on by default" "$both" -f raw -c 'write -q 0 1M' -c 'discard -q 0 512k' \
+	-c 'read -q -P 0 0 512k' t.raw
+alike "detect-zeroes=unmap by default" "$both" -c length --image-opts driver=qcow2,file.filename=t.qcow2,detect-zeroes=unmap
+alike "what is discarded over a backing file reads as zeros" "$over" -c 'discard -q 2M 512k' -c 'read -q -P 0 2M 512k' \
+	-c 'read -q -P 0x11 3M 512k' -c map o.qcow2
+alike "a reopen does not change what the image is" "$both" -f qcow2 -c 'reopen -o driver=raw' -c 'write -q 0 64k' \
+	-c 'reopen -o driver=qcow2,file.filename=t.qcow2' -c 'read -q -P 0xcd 0 64k' \
+	-c 'reopen -c none -o cache.direct=on' -c 'reopen -r -o force-share=on' t.qcow2
+alike "lazy refcounts need version 3" "qemu-img create -q -f qcow2 -o compat=0.10 v2.qcow2 1M" \
+	-c length --image-opts driver=qcow2,lazy-refcounts=on,file.filename=v2.qcow2
+alike "a VM state" "$both" -f qcow2 -c 'write -b -P 5 0 1k' -c 'read -b -P 5 0 1k' -c 'write -b -P 6 600M 64k' \
+	-c 'read -b -P 6 600M 64k' -c 'read -b -P 0 300M 1k' -c 'write -b 1 512' -c 'write -b 512 1' -c 'read -b 0 7' \
+	-c 'write -b -f 0 512' t.qcow2
+alike "raw has no VM state" "$both" -f raw -c 'write -b 0 512' -c 'read -b 0 512' t.raw
+alike "raw of any size" "$both" -f raw -c 'truncate 1000001' -c length t.raw
+alike "zeros of any length, asynchronously" "qemu-img create -q -f qcow2 h.qcow2 8G" -c 'aio_write -z 0 3G' -c aio_flush \
+	-c 'aio_write -z -u 1G 4G' -c aio_flush -c map -c 'aio_write -z 0 1T' -c aio_flush h.qcow2
+alike "rv and wv are no commands" "$both" -c 'wv 0 512' -c 'rv 0 512' t.qcow2
+alike "zeros have no registered buffer" "$both" -c 'write -z -r 0 512' -c 'aio_write -z -r 0 512' -c 'write -r 0 512' t.qcow2
+alike "a pattern file with nothing to give" "$both" -c 'write -s pattern 0 0' -c 'write -s . 0 512' t.qcow2
+alike "compressed writes of odd sectors" "$both" -c 'write -c 1 512' -c 'write -c 512 1' -c 'write -c 65M 64k' t.qcow2
+alike "open: native aio without direct I/O" "$both" -c 'open -k t.raw' -c 'open -i native t.raw' -c 'open -n -k -o driver=raw t.raw' -c length
+alike "native aio with no file" "" -k -c length
+alike "shared, with changes in an overlay" "$both" -U -s -f qcow2 -c 'write -q 0 512' -c length t.qcow2
+alike "read-only=on needs -r" "$both" --image-opts -c length driver=qcow2,file.filename=t.qcow2,read-only=on
+alike "read-only=on and -r" "$both" -r --image-opts -c length driver=qcow2,file.filename=t.qcow2,read-only=on
+
+# Both tools read the VM state that the other wrote.
+qemu-img create -q -f qcow2 s.qcow2 64M
+byre-io -c 'write -q -b -P 7 0 64k' -c 'write -q -b -P 8 700M 1M' s.qcow2
+ok "the peer reads our VM state" qemu-io -c 'read -q -b -P 7 0 64k' -c 'read -q -b -P 8 700M 1M' s.qcow2
+qemu-io -c 'write -q -b -P 9 1M 64k' s.qcow2
+ok "we read the peer's" byre-io -c 'read -q -b -P 9 1M 64k' -c 'read -q -b -P 8 700M 1M' s.qcow2
+ok "the peer's check finds nothing" qemu-img check -q s.qcow2
+ok "ours neither" byre-img check -q s.qcow2
+
+exits 1 "overlap checks have names" byre-io -c length --image-opts driver=qcow2,overlap-check=foo,file.filename=s.qcow2
+
 # A prompt, with what is typed.
 typed () {
 	printf '%b' "$2" | qemu-io t.qcow2 2>&1 | normal >qemu.seen
