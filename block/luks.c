@@ -58,6 +58,9 @@
 /* About a minute of SHA-256 for a slot; cryptsetup's default of two seconds makes some
  * millions. */
 #define LUKS_MAX_ITERATIONS (1u << 28)
+/* What a wrong passphrase costs: all slots and a check of the key for each, in runs of the
+ * hash. A few minutes. */
+#define LUKS_MAX_RUNS (1ull << 29)
 
 struct luks_disk_slot {
 	be32 state;
@@ -204,6 +207,27 @@ static int check_slot(const struct luks_disk_header *h, int i, uint64_t header_e
 	return 0;
 }
 
+/* A header that makes us hash for hours is no disk's. */
+static int check_runs(const struct luks *l, struct err *err)
+{
+	const struct luks_disk_header *h = &l->header;
+	const uint64_t digest_bytes = (uint64_t)EVP_MD_get_size(l->md);
+	const uint64_t blocks = div_round_up(be32_get(h->key_bytes), digest_bytes);
+	const uint64_t check =
+		div_round_up(LUKS_DIGEST, digest_bytes) * be32_get(h->digest_iterations);
+	uint64_t runs = 0;
+
+	for (int i = 0; i < LUKS_SLOTS; i++)
+		if (be32_get(h->slot[i].state) == LUKS_SLOT_ACTIVE)
+			runs += blocks * be32_get(h->slot[i].iterations) + check;
+	if (runs <= LUKS_MAX_RUNS)
+		return 0;
+	return err_set(err, EINVAL,
+		"LUKS iteration counts add up to %" PRIu64 " runs of '%s', the limit is "
+		"%llu",
+		runs, h->hash, LUKS_MAX_RUNS);
+}
+
 static int check_header(struct luks *l, uint64_t limit, struct err *err)
 {
 	const struct luks_disk_header *h = &l->header;
@@ -244,7 +268,7 @@ static int check_header(struct luks *l, uint64_t limit, struct err *err)
 		if (ret)
 			return ret;
 	}
-	return 0;
+	return check_runs(l, err);
 }
 
 /* ---- key material ---------------------------------------------------------------- */

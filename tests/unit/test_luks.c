@@ -293,6 +293,7 @@ static const struct damage damages[] = {
 	{SLOT(7), "\0\0\0\0", 4, "Keyslot 7 state"},
 	{SLOT(0) + 4, "\0\0\0\0", 4, "Keyslot 0 iteration count is zero"},
 	{SLOT(0) + 4, "\xff\xff\xff\xff", 4, "4294967295 is above the limit"},
+	{SLOT(0) + 4, "\x10\0\0\0", 4, "add up to"}, /* in range, and two blocks of it */
 	{SLOT(0) + 40, "\0\0\0\0", 4, "Keyslot 0 is overlapping with the LUKS header"},
 	{SLOT(0) + 40, "\0\0\0\1", 4, "Keyslot 0 is overlapping with the LUKS header"},
 	{SLOT(1) + 40, "\0\0\0\x09", 4, "Keyslots 0 and 1 are overlapping"},
