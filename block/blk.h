@@ -57,6 +57,7 @@ enum blk_open_flags {
 	BLK_O_SHARE_WRITE = 1 << 14, /* a driver to its child: others may write there at once,
 				      * as no metadata of a format is in it (raw, luks; filters
 				      * hand it on; a protocol node opened for itself) */
+	BLK_O_BACKED = 1 << 15, /* open.c: others are read through it, so its content stays */
 };
 
 /* Opens "disk.qcow2", "file:disk.img", "json:{…}", "nbd://…", or, with filename NULL, what
@@ -88,6 +89,8 @@ struct blk *blk_backing(const struct blk *b); /* opened backing node; or NULL */
 /* Name and format of the backing file as the image says; NULL where it has none. */
 const char *blk_backing_name(const struct blk *b);
 const char *blk_backing_format(const struct blk *b);
+/* True where `path` is a local file that b reads from: itself or anything below it. */
+bool blk_uses_file(const struct blk *b, const char *path);
 
 /* Data. See the contract on top. */
 enum blk_request_flags {

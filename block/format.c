@@ -109,15 +109,13 @@ static void move_option(const char *key, const char *value, void *arg)
 	opts_del(arg, key);
 }
 
-/* Whether something is under that name: what create makes where nothing was is ours to
- * remove. What somebody uses is refused here, before it is truncated. */
-static int look_before(const char *filename, bool *is_new, struct err *err)
+/* What somebody uses is refused here, before it is truncated. */
+static int look_before(const char *filename, struct err *err)
 {
 	struct err why = ERR_INIT;
 	struct blk *b = blk_open_alone(filename, BLK_O_RDWR, &why);
 
 	blk_close(b);
-	*is_new = !b && why.code == ENOENT;
 	if (b || why.code != EAGAIN)
 		return 0; /* any other fault create will meet again */
 	*err = why;
@@ -148,23 +146,23 @@ static int create_two(const char *filename, const struct blk_driver *drv,
 {
 	const char *rest = proto->parse_name ? filename : blk_name_rest(proto, filename);
 	struct opts *dry = opts_dup(opts);
-	bool ours = false;
 	int ret = drv->format->create(filename, NULL, dry, err);
 
 	if (!ret)
 		ret = opts_check_unused(dry, err);
 	opts_free(dry);
 	if (!ret)
-		ret = look_before(filename, &ours, err);
+		ret = look_before(filename, err);
 	if (ret)
 		return ret;
 	opts_set(for_proto, "size", "0");
 	ret = proto->format->create(rest, NULL, for_proto, err);
-	if (!ret)
-		ret = fill(filename, drv, opts, err);
-	else
-		ours = false;
-	if (ret && ours && proto->format->remove)
+	if (ret)
+		return ret;
+	/* From here on what was there before, if anything, is gone: a half-made image does
+	 * not take its place. */
+	ret = fill(filename, drv, opts, err);
+	if (ret && proto->format->remove)
 		proto->format->remove(rest);
 	return ret;
 }

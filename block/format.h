@@ -89,7 +89,7 @@ struct blk_format_ops {
 
 /* Creates filename as format with options ("size", "backing_file", …); unknown options are
  * errors. A file that was there is replaced as qemu-img does (truncated) only after the
- * options have been checked. On failure a file this made is removed. */
+ * options have been checked. On failure what it made, or had already truncated, is removed. */
 int blk_create(const char *filename, const char *format, struct opts *opts, struct err *err);
 
 /* Probes by content: the name of the format's driver. NULL where the file cannot be read. */

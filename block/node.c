@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/math.h"
 #include "block/gate.h"
@@ -66,6 +67,33 @@ const char *blk_backing_name(const struct blk *b)
 const char *blk_backing_format(const struct blk *b)
 {
 	return below_filters(b)->backing_format;
+}
+
+static bool is_file(const struct blk *b, const struct stat *file)
+{
+	struct stat st;
+
+	return b->drv->kind == BLK_PROTOCOL && b->filename && !stat(b->filename, &st) &&
+	       st.st_dev == file->st_dev && st.st_ino == file->st_ino;
+}
+
+static bool uses(const struct blk *b, const struct stat *file)
+{
+	for (; b; b = b->backing) {
+		if (is_file(b, file))
+			return true;
+		for (const struct blk *c = b->children; c; c = c->sibling)
+			if (uses(c, file))
+				return true;
+	}
+	return false;
+}
+
+bool blk_uses_file(const struct blk *b, const char *path)
+{
+	struct stat st;
+
+	return !stat(path, &st) && uses(b, &st);
 }
 
 int blk_cache_mode(const char *mode, unsigned *flags)

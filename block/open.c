@@ -512,7 +512,8 @@ static struct blk *open_backing(struct blk *b, struct backing *w, struct err *er
 	struct backing now = *w;
 	struct request r = {
 		.opts = now.opts,
-		.flags = (b->flags & ~(unsigned)NOT_FOR_BACKING) | BLK_O_DISCARD,
+		.flags = (b->flags & ~(unsigned)NOT_FOR_BACKING) | BLK_O_DISCARD |
+			 BLK_O_BACKED,
 		.err = err,
 	};
 	struct blk *backing = NULL;

@@ -8,6 +8,8 @@
  *	cluster 2	refcount block 0, which counts the three
  *	then		L1, and with LUKS the encryption header
  */
+#include <sys/stat.h>
+
 #include "block/secret.h"
 #include "qcow2/params.h"
 
@@ -213,6 +215,36 @@ static int make_image(const char *filename, struct blk *file,
 	return ret == 0 ? grow_to_size(filename, file, p, err) : ret;
 }
 
+static bool is_same_file(const char *a, const char *b)
+{
+	struct stat sa, sb;
+
+	if (!strcmp(a, b))
+		return true;
+	return !stat(a, &sa) && !stat(b, &sb) && sa.st_dev == sb.st_dev &&
+	       sa.st_ino == sb.st_ino;
+}
+
+/* What else can be wrong and is known before anything is written. */
+static int look_ahead(const char *filename, const struct qcow2_params *p, struct err *err)
+{
+	const void *secret;
+	size_t bytes;
+	char *path;
+	int ret = p->luks ? secret_find(p->secret, &secret, &bytes, err) : 0;
+
+	if (ret < 0 || !p->data_file)
+		return ret;
+	ret = blk_resolve_name(filename, p->data_file, true, &path, err);
+	if (ret < 0)
+		return ret;
+	if (is_same_file(path, filename))
+		ret = err_set(err, EINVAL, "The data file '%s' is the image itself",
+			p->data_file);
+	free(path);
+	return ret;
+}
+
 int qcow2_create(
 	const char *filename, struct blk *file, struct opts *opts, struct err *err)
 {
@@ -223,6 +255,8 @@ int qcow2_create(
 		ret = qcow2_params_check(&p, err);
 	if (ret == 0)
 		ret = opts_check_unused(opts, err);
+	if (ret == 0)
+		ret = look_ahead(filename, &p, err);
 	if (ret == 0 && file)
 		ret = make_image(filename, file, &p, err);
 	qcow2_params_free(&p);

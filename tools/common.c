@@ -272,7 +272,8 @@ void progress_end(void)
 	if (!progress.shown)
 		return;
 	printf("\n");
-	fflush(stdout);
+	if (fflush(stdout))
+		clearerr(stdout);
 	progress.shown = false;
 }
 
@@ -292,7 +293,7 @@ static void on_stop(int sig)
 /* nohup and background jobs of a shell have some ignored: they keep that. */
 static void handle_signals(const struct sigaction *sa)
 {
-	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 	struct sigaction old;
 
 	for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
@@ -303,6 +304,8 @@ static void handle_signals(const struct sigaction *sa)
 
 void tool_catch_signals(void)
 {
+	/* Nobody who reads our progress decides what becomes of the work. */
+	signal(SIGPIPE, SIG_IGN);
 	handle_signals(&(const struct sigaction){
 		.sa_handler = on_stop,
 		.sa_flags = (int)SA_RESETHAND | SA_RESTART,
@@ -314,13 +317,13 @@ static char *doomed_path, *doomed_note;
 
 static void on_doom(int sig)
 {
-	if (!unlink(doomed_path))
+	if (!doomed_path || !unlink(doomed_path))
 		(void)!write(STDERR_FILENO, doomed_note, strlen(doomed_note));
 	signal(sig, SIG_DFL);
 	raise(sig); /* comes when this handler returns */
 }
 
-void tool_remove_on_signal(const char *path)
+void tool_tell_on_signal(const char *path, bool remove)
 {
 	handle_signals(&(const struct sigaction){.sa_handler = SIG_DFL});
 	free(doomed_path);
@@ -328,10 +331,10 @@ void tool_remove_on_signal(const char *path)
 	doomed_path = doomed_note = NULL;
 	if (!path)
 		return;
-	doomed_path = strdup(path);
-	if (!doomed_path ||
-		asprintf(&doomed_note, "%s: interrupted: '%s' has been removed\n",
-			tool_name, path) < 0)
+	doomed_path = remove ? strdup(path) : NULL;
+	if ((remove && !doomed_path) ||
+		asprintf(&doomed_note, "%s: interrupted: '%s' %s\n", tool_name, path,
+			remove ? "has been removed" : "is incomplete") < 0)
 		doomed_note = NULL;
 	if (doomed_note)
 		handle_signals(&(const struct sigaction){.sa_handler = on_doom});

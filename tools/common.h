@@ -66,15 +66,17 @@ void progress_update(uint64_t done, uint64_t total);
 void progress_end(void);
 
 /*
- * SIGINT, SIGTERM and SIGHUP set this instead of ending the process, the first time: the
+ * SIGINT, SIGTERM, SIGHUP and SIGQUIT set this instead of ending the process, the first time: the
  * second ends it at once. tool_interrupted is the signal that came, 0 without one.
  */
 extern atomic_bool tool_cancel;
 void tool_catch_signals(void);
 int tool_interrupted(void);
-/* While a new file is being made, which nothing can interrupt: these signals remove it, say
- * so, and end the process. NULL: no longer; tool_catch_signals has the same effect. */
-void tool_remove_on_signal(const char *path);
+/* While an image is being made, which nothing can interrupt: these signals end the process
+ * after removing the file and saying so, or, where it was there before and may not even
+ * have been touched, after saying that it is incomplete. NULL: no longer;
+ * tool_catch_signals has the same effect. */
+void tool_tell_on_signal(const char *path, bool remove);
 /* Ends the process by the signal that was caught, so that its parent sees what happened.
  * Does nothing where there was none. */
 void tool_die_of_signal(void);

@@ -354,22 +354,31 @@ static int check_compression(
 	return 0;
 }
 
-static bool is_same_file(const struct convert *c, const char *path)
+/* Writing to what is being read: a source itself, or anything that it is read through. */
+static int check_not_a_source(const struct convert *c, const char *path)
 {
-	struct stat a, b;
-
-	if (stat(path, &a) < 0)
-		return false;
-	for (size_t i = 0; i < c->n_sources; i++) {
-		const struct blk *p = c->sources[i].b;
-
-		while (blk_file(p))
-			p = blk_file(p);
-		if (!stat(blk_filename(p), &b) && a.st_dev == b.st_dev &&
-			a.st_ino == b.st_ino)
-			return true;
+	for (size_t i = 0; path && i < c->n_sources; i++) {
+		if (!blk_uses_file(c->sources[i].b, path))
+			continue;
+		tool_error("%s: the target is one of the sources, or a file that one of "
+			   "them is read through",
+			target_name(c));
+		return -EINVAL;
 	}
-	return false;
+	return 0;
+}
+
+static int check_backing(const struct convert *c, struct err *err)
+{
+	struct blk *b = NULL;
+	int ret;
+
+	if (!c->backing)
+		return 0;
+	ret = img_open_backing(
+		target_name(c), c->backing, opts_peek(c->opts, "backing_fmt"), &b, err);
+	blk_close(b);
+	return ret;
 }
 
 /* An encrypted image is opened with the passphrase that it was made with. */
@@ -394,15 +403,14 @@ static int check_target(struct convert *c, struct img_target *target)
 		ret = set_backing(c, target, &err);
 	if (!ret)
 		ret = check_compression(c, target, &err);
+	if (!ret)
+		ret = check_backing(c, &err);
 	if (ret < 0) {
 		tool_report(NULL, &err);
 		return ret;
 	}
 	path = img_local_path(target_name(c));
-	if (path && is_same_file(c, path)) {
-		tool_error("%s: the target is one of the sources", target_name(c));
-		ret = -EINVAL;
-	}
+	ret = check_not_a_source(c, path);
 	free(path);
 	return ret;
 }
@@ -448,12 +456,19 @@ static int open_target(struct convert *c)
 	struct tool_image image = {target_name(c), c->target_opts ? NULL : format_of(c),
 		c->target_opts, c->keys};
 	unsigned flags = BLK_O_RDWR | (c->min_sparse ? BLK_O_DISCARD : 0);
+	const struct blk *file;
 
 	if (tool_cache(c->target_cache ? c->target_cache : "writeback", "cache", &flags) <
 		0)
 		return -EINVAL;
 	c->dst = tool_open(&image, flags);
 	if (!c->dst)
+		return -EINVAL;
+	for (file = c->dst; blk_file(file);)
+		file = blk_file(file);
+	if (check_not_a_source(c, blk_filename(file)) < 0 ||
+		(c->dst->data_file &&
+			check_not_a_source(c, blk_filename(c->dst->data_file)) < 0))
 		return -EINVAL;
 	if (c->target_zero && blk_backing(c->dst)) {
 		tool_error("Cannot use --target-is-zero when the destination image has a "

@@ -45,34 +45,19 @@ static int fault(const struct create *c, const struct err *err)
 static int look_at_backing(struct create *c, const char *name, struct err *err)
 {
 	const char *format = opts_peek(c->opts, "backing_fmt");
-	/* Nothing is read from it, so it may be in use; its own chain does not matter. */
-	unsigned flags = BLK_O_NO_IO | BLK_O_NO_BACKING | BLK_O_SHARE;
 	struct blk *b = NULL;
-	char *path = NULL;
-	int ret = 0;
+	int ret;
 
-	if (!c->unsafe) {
-		ret = blk_resolve_name(c->filename, name, true, &path, err);
-		if (!ret && !(b = blk_open_format(path, format, flags, err)))
-			ret = -err->code;
-		if (ret < 0) {
-			if (!err->hint[0])
-				err_hint(err, "Could not open backing image.");
-			goto out;
-		}
-	}
-	if (!format) {
+	ret = img_open_backing(c->filename, name, format, c->unsafe ? NULL : &b, err);
+	if (!ret && !format) {
 		ret = err_set(
 			err, EINVAL, "Backing file specified without backing format");
 		if (b)
 			err_hint(err, "Detected format of %s.", blk_driver_name(b));
-		goto out;
 	}
-	if (b && !opts_peek(c->opts, "size"))
+	if (!ret && b && !opts_peek(c->opts, "size"))
 		opts_setf(c->opts, "size", "%" PRIu64, tool_disk_bytes(b));
-out:
 	blk_close(b);
-	free(path);
 	return ret;
 }
 
@@ -99,10 +84,6 @@ static int check_backing(
 	if (!*name)
 		return err_set(
 			err, EINVAL, "Expected backing file name, got empty string");
-	if (!strcmp(name, c->filename))
-		return err_set(err, EINVAL,
-			"Error: Trying to create an image with the same filename as the "
-			"backing file");
 	return look_at_backing(c, name, err);
 }
 

@@ -340,16 +340,88 @@ char *img_local_path(const char *filename)
 	return filename[word] == ':' ? NULL : strdup(filename);
 }
 
+static int same_name(struct err *err)
+{
+	return err_set(err, EINVAL,
+		"Error: Trying to create an image with the same filename as the backing "
+		"file");
+}
+
+static bool is_same_path(const char *a, const char *b)
+{
+	struct stat sa, sb;
+
+	return !stat(a, &sa) && !stat(b, &sb) && sa.st_dev == sb.st_dev &&
+	       sa.st_ino == sb.st_ino;
+}
+
+/* Nothing is read from a backing file, so it may be in use; whether its own chain is
+ * complete does not matter. */
+#define LOOK (BLK_O_NO_IO | BLK_O_NO_BACKING | BLK_O_SHARE)
+
+/* The backing files below b, as far as they open, and the one that is the target's file. */
+static bool leads_to(const struct blk *b, const char *target)
+{
+	struct blk *opened = NULL;
+	bool found = false;
+
+	for (int n = 0; n < BLK_MAX_CHAIN && b && !found && blk_backing_name(b); n++) {
+		struct err unused = ERR_INIT;
+		struct blk *next = NULL;
+		char *path;
+
+		if (blk_resolve_name(
+			    blk_filename(b), blk_backing_name(b), false, &path, &unused))
+			break;
+		next = blk_open_format(path, blk_backing_format(b), LOOK, &unused);
+		free(path);
+		found = next && blk_uses_file(next, target);
+		blk_close(opened);
+		b = opened = next;
+	}
+	blk_close(opened);
+	return found;
+}
+
+int img_open_backing(const char *filename, const char *name, const char *format,
+	struct blk **out, struct err *err)
+{
+	char *path = NULL, *target = img_local_path(filename);
+	struct blk *b = NULL;
+	int ret = blk_resolve_name(filename, name, true, &path, err);
+
+	if (!ret && (!strcmp(name, filename) || (target && is_same_path(path, target))))
+		ret = same_name(err);
+	if (!ret && out && !(b = blk_open_format(path, format, LOOK, err))) {
+		ret = -err->code;
+		if (!err->hint[0])
+			err_hint(err, "Could not open backing image.");
+	}
+	if (!ret && b && target && (blk_uses_file(b, target) || leads_to(b, target)))
+		ret = same_name(err);
+	if (ret) {
+		blk_close(b);
+		b = NULL;
+	}
+	if (out)
+		*out = b;
+	free(target);
+	free(path);
+	return ret;
+}
+
 int img_make(const char *filename, const char *format, struct opts *opts, struct err *err)
 {
 	char *path = img_local_path(filename);
 	struct stat st;
 	int ret;
 
-	if (path && lstat(path, &st) < 0 && errno == ENOENT)
-		tool_remove_on_signal(path);
+	if (path && lstat(path, &st) < 0)
+		tool_tell_on_signal(path, true);
+	else if (path)
+		tool_tell_on_signal(path, false);
 	ret = blk_create(filename, format, opts, err);
-	tool_remove_on_signal(NULL);
+	tool_tell_on_signal(NULL, false);
 	free(path);
 	return ret;
 }

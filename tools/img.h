@@ -86,6 +86,12 @@ void img_print_formatting(const char *filename, const char *format,
 /* A local file under this name as a path, owned by the caller; NULL for anything else. */
 char *img_local_path(const char *filename);
 
+/* Looks at the backing file `name` of an image to be made: that it, and what lies below it,
+ * is not the new image's own file, and that it opens. *out is the caller's to close; out
+ * NULL: it need not be there. */
+int img_open_backing(const char *filename, const char *name, const char *format,
+	struct blk **out, struct err *err);
+
 /* blk_create, with a file that was not there before removed should a signal end it. */
 int img_make(
 	const char *filename, const char *format, struct opts *opts, struct err *err);

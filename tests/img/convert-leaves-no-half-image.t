@@ -49,6 +49,18 @@ cp disk.raw copy.raw
 not_ok "onto itself" byre-img convert -f raw -O raw copy.raw copy.raw
 not_ok "onto itself by another name" byre-img convert -U -f raw -O qcow2 copy.raw ./copy.raw
 same copy.raw disk.raw "onto itself: the file is as it was"
+
+# Nor onto what a source is read through: the peer is kept off by its locks.
+byre-img create -q -f qcow2 -b copy.raw -F raw top.qcow2
+for arguments in '-O raw' '-O qcow2' '-n -O raw' '-U -n -O raw'; do
+	# shellcheck disable=SC2086 # arguments
+	not_ok "onto its own backing file: $arguments" byre-img convert $arguments top.qcow2 copy.raw
+	same copy.raw disk.raw "onto its own backing file: it is as it was: $arguments"
+done
+not_ok "onto a backing file that is not there" byre-img convert -f raw -O qcow2 -B nothere -F raw disk.raw old
+not_ok "onto its new backing file" byre-img convert -f raw -O qcow2 -B old -F raw disk.raw old
+is "$(cat old)" precious "the file is as it was"
+
 head -c 64k disk.raw >small.raw
 cp small.raw small2.raw
 not_ok "into a smaller file" byre-img convert -n -f raw -O raw disk.raw small2.raw
@@ -63,8 +75,8 @@ for format in raw qcow2; do
 done
 
 # Signals. A slow copy is stopped in the middle.
-for signal in INT TERM HUP; do
-	case $signal in INT) status=130 ;; TERM) status=143 ;; HUP) status=129 ;; esac
+for signal in INT TERM HUP QUIT; do
+	case $signal in INT) status=130 ;; TERM) status=143 ;; HUP) status=129 ;; QUIT) status=131 ;; esac
 	# A background job of this shell has SIGINT ignored: ask env for the default.
 	(
 		trap - INT
@@ -104,4 +116,23 @@ if env --default-signal=TERM true 2>/dev/null; then
 	is "$(cat err)" "byre-img: interrupted: 'huge.raw' has been removed" "create, stopped: says what became of the file"
 	ok "create, stopped: the file is gone" test ! -e huge.raw
 fi
+# Made over a file that was there: it cannot be put back, but that is said.
+truncate -s 20G large.raw
+mkfifo started
+(
+	env --default-signal=TERM byre-img create -f raw -o preallocation=full large.raw 20G >started 2>err &
+	pid=$!
+	cat started >/dev/null &
+	sleep 0.5
+	kill -TERM $pid
+	wait $pid
+	echo $? >status
+)
+is "$(cat status)" 143 "while it is made: ends as by the signal"
+is "$(cat err)" "byre-img: interrupted: 'large.raw' is incomplete" "while it is made: says what became of the target"
+rm -f large.raw
+
+# Nobody reads the progress any more.
+byre-img convert -p -f raw -S 0 -O qcow2 disk.raw new 2>err | head -c 5 >/dev/null
+ok "a copy whose progress nobody reads is whole" byre-img compare -q -f raw -F qcow2 disk.raw new
 done_testing

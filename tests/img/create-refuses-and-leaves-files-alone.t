@@ -54,6 +54,29 @@ done
 not_ok "a size that is too large over an existing file" byre-img create -q -f qcow2 old 1E
 is "$(cat old)" precious "a size that is too large: the file is as it was"
 
+not_ok "a passphrase that is not there" byre-img create -q -f qcow2 -o encrypt.format=luks,encrypt.key-secret=none old 1M
+is "$(cat old)" precious "a passphrase that is not there: the file is as it was"
+not_ok "a data file that is the image" byre-img create -q -f qcow2 -o data_file=./old old 1M
+is "$(cat old)" precious "a data file that is the image: the file is as it was"
+
+# What can only be found out too late: no half-made image stays.
+not_ok "no folder for the data file" byre-img create -q -f qcow2 -o data_file=no/data old 1M
+ok "no folder for the data file: nothing half-made stays" test ! -e old
+echo precious >old
+not_ok "a size no file has" byre-img create -q -f raw old 7E
+ok "a size no file has: nothing half-made stays" test ! -e old
+
+# A backing file by another spelling, or further down, is still the backing file.
+byre-img create -q -f qcow2 -b base.raw -F raw mid.qcow2
+ln -s base.raw link.raw
+cp base.raw kept.raw
+for name in ./base.raw link.raw; do
+	not_ok "itself as backing file: $name" byre-img create -q -f qcow2 -b $name -F raw base.raw
+	not_ok "itself as backing file, unopened: $name" byre-img create -q -f qcow2 -u -b $name -F raw base.raw 1M
+done
+not_ok "below its backing file" byre-img create -q -f qcow2 -b mid.qcow2 -F qcow2 base.raw
+same base.raw kept.raw "a backing file is as it was"
+
 byre-img create -f qcow2 -o foo=bar new 1M 2>err
 is "$(cat err)" "byre-img: new: Invalid parameter 'foo'" "messages begin with byre-img under its own name"
 done_testing
