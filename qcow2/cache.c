@@ -14,7 +14,8 @@
 #include "qcow2/qcow2.h"
 
 /* Dirty ranges are widened to this, so that a device with 4 KiB sectors need not read. */
-#define DIRTY_UNIT 4096u
+#define DIRTY_UNIT  4096u
+#define EVICT_STEPS 128u
 
 static size_t hash_of(const struct qcow2_cache *c, uint64_t offset)
 {
@@ -76,12 +77,15 @@ static void slice_remove(struct qcow2_cache *c, struct qcow2_slice *s)
 		slice_free(s);
 }
 
-/* Second chance: gives up the first slice that was not used since the hand last passed. */
+/* Second chance: gives up the first slice that was not used since the hand last passed. Not
+ * found in a few steps, the cache grows by one: most of it is dirty, and walking all of it
+ * for each new slice would take longer with each. */
 static void evict_one(struct qcow2_cache *c)
 {
 	struct qcow2_slice *s = c->clock;
+	size_t steps = MIN(2 * c->count, (size_t)EVICT_STEPS);
 
-	for (size_t steps = 2 * c->count; steps; steps--, s = s->clock_next) {
+	for (; steps; steps--, s = s->clock_next) {
 		if (s->pins || s->dirty_hi > s->dirty_lo)
 			continue;
 		if (!s->recent) {
@@ -91,6 +95,7 @@ static void evict_one(struct qcow2_cache *c)
 		}
 		s->recent = false;
 	}
+	c->clock = s;
 }
 
 static struct qcow2_slice *slice_insert(struct qcow2_cache *c, uint64_t offset)

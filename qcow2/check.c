@@ -936,22 +936,6 @@ int check_flags(struct check *c, bool repair, bool clear_only)
 
 /* ---- all of it ------------------------------------------------------------------- */
 
-/*
- * Memory for counters: an honest image needs two bytes for each cluster it has, whose
- * tables take four times as much on disk. A sparse file that claims to be huge gets no
- * more than what it stores could justify.
- */
-static size_t count_limit(struct qcow2 *q)
-{
-	uint64_t base = 64 * MiB, most = 4 * GiB;
-	int64_t stored =
-		q->file->drv->allocated ? q->file->drv->allocated(q->file) : -ENOTSUP;
-
-	if (stored < 0)
-		stored = blk_size(q->file);
-	return MIN(base + (uint64_t)stored / 4, most);
-}
-
 static int count_references(struct check *c)
 {
 	struct qcow2 *q = c->q;
@@ -1017,7 +1001,7 @@ int check_whole(struct qcow2 *q, struct blk_check *out, unsigned fix, struct err
 	int ret;
 
 	c.n_clusters = div_round_up(blk_size(q->file), q->cluster_bytes);
-	count_init(&c.refs, count_limit(q));
+	count_init(&c.refs, qcow2_count_limit(q));
 	count_init(&c.disk, c.refs.limit);
 	l2_set_init(&c.l2);
 	ret = check_run(&c);

@@ -357,6 +357,19 @@ static int read_fixed(struct qcow2 *q, struct qcow2_header *h, struct err *err)
 	return check_geometry(q, h, err);
 }
 
+static struct qcow2_places places_now(const struct qcow2 *q)
+{
+	return (struct qcow2_places){
+		.size = blk_size(q->b),
+		.l1_offset = q->l1_offset,
+		.l1_entries = q->l1_entries,
+		.reft_offset = q->reft_offset,
+		.reft_clusters = q->reft_clusters,
+		.n_snaps = q->n_snaps,
+		.snaps_offset = q->n_snaps ? q->snaps_offset : 0,
+	};
+}
+
 int qcow2_header_read(struct qcow2 *q, struct err *err)
 {
 	struct qcow2_header h;
@@ -406,6 +419,8 @@ int qcow2_header_read(struct qcow2 *q, struct err *err)
 			err, EINVAL, "LUKS encryption without its header extension");
 	if (ret == 0)
 		ret = check_tables(q, &h, err);
+	if (ret == 0)
+		q->on_disk = places_now(q);
 out:
 	buf_free(cluster);
 	return ret;
@@ -440,20 +455,20 @@ static void build_ext(struct builder *w, uint32_t type, const void *data, size_t
 	build(w, zeros, round_up(bytes, 8) - bytes);
 }
 
-static void build_fixed(struct qcow2 *q, struct builder *w)
+static void build_fixed(struct qcow2 *q, const struct qcow2_places *at, struct builder *w)
 {
 	struct qcow2_header h = {
 		.magic = be32_put(QCOW2_MAGIC),
 		.version = be32_put(q->version),
 		.cluster_bits = be32_put(q->cluster_bits),
-		.size = be64_put(blk_size(q->b)),
+		.size = be64_put(at->size),
 		.crypt_method = be32_put(q->crypt_method),
-		.l1_size = be32_put(q->l1_entries),
-		.l1_table_offset = be64_put(q->l1_offset),
-		.refcount_table_offset = be64_put(q->reft_offset),
-		.refcount_table_clusters = be32_put(q->reft_clusters),
-		.nb_snapshots = be32_put(q->n_snaps),
-		.snapshots_offset = be64_put(q->n_snaps ? q->snaps_offset : 0),
+		.l1_size = be32_put(at->l1_entries),
+		.l1_table_offset = be64_put(at->l1_offset),
+		.refcount_table_offset = be64_put(at->reft_offset),
+		.refcount_table_clusters = be32_put(at->reft_clusters),
+		.nb_snapshots = be32_put(at->n_snaps),
+		.snapshots_offset = be64_put(at->snaps_offset),
 		.incompatible_features = be64_put(q->incompatible),
 		.compatible_features = be64_put(q->compatible),
 		.autoclear_features = be64_put(q->autoclear),
@@ -511,7 +526,7 @@ static void build_extensions(struct qcow2 *q, struct builder *w)
 	build_ext(w, QCOW2_EXT_END, NULL, 0);
 }
 
-static int header_write_locked(struct qcow2 *q)
+static int header_write_locked(struct qcow2 *q, const struct qcow2_places *at)
 {
 	struct builder w = {.limit = q->cluster_bytes};
 	struct qcow2_header *h;
@@ -521,7 +536,7 @@ static int header_write_locked(struct qcow2 *q)
 	if (!w.buf)
 		return -ENOMEM;
 	memset(w.buf, 0, q->cluster_bytes);
-	build_fixed(q, &w);
+	build_fixed(q, at, &w);
 	build_extensions(q, &w);
 	if (q->b->backing_name) {
 		size_t bytes = strlen(q->b->backing_name);
@@ -544,10 +559,14 @@ static int header_write_locked(struct qcow2 *q)
 
 int qcow2_header_write(struct qcow2 *q)
 {
+	struct qcow2_places now;
 	int ret;
 
 	task_lock(&q->header_lock);
-	ret = header_write_locked(q);
+	now = places_now(q);
+	ret = header_write_locked(q, &now);
+	if (ret == 0)
+		q->on_disk = now;
 	task_unlock(&q->header_lock);
 	return ret;
 }
@@ -560,7 +579,7 @@ static int set_incompatible(struct qcow2 *q, uint64_t bit, bool on)
 	task_lock(&q->header_lock);
 	before = q->incompatible;
 	q->incompatible = on ? before | bit : before & ~bit;
-	ret = q->incompatible == before ? 0 : header_write_locked(q);
+	ret = q->incompatible == before ? 0 : header_write_locked(q, &q->on_disk);
 	if (ret < 0) {
 		q->incompatible = before;
 		q->header_stale = true;
@@ -607,18 +626,14 @@ int qcow2_set_corrupt(struct qcow2 *q, const char *fmt, ...)
 static int prepare_write_locked(struct qcow2 *q)
 {
 	uint64_t autoclear = q->autoclear, incompatible = q->incompatible;
-	int ret = 0;
+	int ret;
 
-	if (q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-		ret = qcow2_bitmaps_mark_in_use(q, false);
-	if (ret < 0)
-		return ret;
 	q->autoclear &= QCOW2_AUTOCLEAR_KNOWN;
 	if (q->lazy_refcounts)
 		q->incompatible |= QCOW2_INCOMPAT_DIRTY;
 	if (q->autoclear == autoclear && q->incompatible == incompatible)
 		return 0;
-	ret = header_write_locked(q);
+	ret = header_write_locked(q, &q->on_disk);
 	if (ret == 0)
 		ret = blk_flush(q->file);
 	if (ret < 0) {
@@ -639,11 +654,17 @@ int qcow2_prepare_write(struct qcow2 *q)
 		ret = qcow2_commit(q);
 	if (ret < 0)
 		return ret;
-	task_lock(&q->header_lock);
-	if (!q->write_prepared) {
+	task_lock(&q->prepare_lock);
+	/* Without header_lock: a write that finds the image corrupt takes that itself. */
+	if (!q->write_prepared && q->has_bitmaps_ext &&
+		(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		ret = qcow2_bitmaps_mark_in_use(q, false);
+	if (!q->write_prepared && ret == 0) {
+		task_lock(&q->header_lock);
 		ret = prepare_write_locked(q);
 		q->write_prepared = ret == 0;
+		task_unlock(&q->header_lock);
 	}
-	task_unlock(&q->header_lock);
+	task_unlock(&q->prepare_lock);
 	return ret;
 }

@@ -143,7 +143,8 @@ static int caches_init(struct qcow2 *q, const struct settings *s, struct err *er
 	uint32_t slice = MIN(q->cluster_bytes, SLICE_BYTES);
 	uint64_t most =
 		div_round_up(blk_size(q->b), q->cluster_bytes) * q->l2_entry_bytes;
-	uint64_t l2 = MIN(s->l2_cache, MAX(most, (uint64_t)1 * MiB));
+	/* A small disk fills little of it, and may grow. */
+	uint64_t l2 = MIN(s->l2_cache, MAX(most, (uint64_t)L2_CACHE_BYTES));
 
 	q->slice_entries = slice / q->l2_entry_bytes;
 	if (qcow2_cache_init(&q->l2_cache, q, QCOW2_K_L2, slice, l2) < 0 ||

@@ -27,7 +27,7 @@
  * I6 Snapshot operations on version 3 hold the dirty bit while counts and flags disagree.
  * I7 No lock that is held across I/O is taken by the read path.
  *
- * Lock order: exclusive (epoch.c) → commit_lock → l1_lock → alloc_lock → header_lock → cache
+ * Lock order: exclusive (epoch.c) → prepare_lock → commit_lock → l1_lock → alloc_lock → header_lock → cache
  * locks and inflight_lock (leaves, never held over a park). A request inside an epoch never waits for
  * commit_lock.
  */
@@ -139,6 +139,12 @@ struct qcow2_snap { /* the snapshot table in memory */
 	uint32_t unknown_extra_bytes; /* of `extra` */
 };
 
+struct qcow2_places { /* where the header says that things are */
+	uint64_t size;
+	uint64_t l1_offset, reft_offset, snaps_offset;
+	uint32_t l1_entries, reft_clusters, n_snaps;
+};
+
 struct qcow2_ext { /* a header extension we keep as it is */
 	uint32_t type, bytes;
 	uint8_t *data;
@@ -171,8 +177,10 @@ struct qcow2 {
 	_Atomic bool holes, holes_known; /* read.c: extents ask the file below */
 	bool zero_init; /* never written parts of file read as zeros */
 
-	/* Header, under header_lock when changed after open. */
-	struct task_mutex header_lock;
+	/* Header, under header_lock when changed after open. on_disk is where it says that
+	 * things are: the fields below run ahead of it while a commit moves a table. */
+	struct task_mutex header_lock, prepare_lock;
+	struct qcow2_places on_disk;
 	uint64_t incompatible, compatible, autoclear;
 	uint32_t header_length;
 	uint8_t *header_tail; /* additional header fields past what we know */
@@ -263,7 +271,9 @@ static inline uint64_t qcow2_vm_state_offset(const struct qcow2 *q, uint64_t dis
  * message names the field and the value. */
 int qcow2_header_read(struct qcow2 *q, struct err *err);
 /* Writes the header cluster from q and b (size, backing name) in one write; does not flush.
- * A crash tears at 512 bytes: fields that must change together share the first sector. */
+ * A crash tears at 512 bytes: fields that must change together share the first sector.
+ * This is how the places of tables become those on disk, so they must be stable there: whoever
+ * writes the header for another reason (a feature bit) writes the places it has now. */
 int qcow2_header_write(struct qcow2 *q);
 /* Sets or clears the dirty bit with the flushes around it that make it mean something:
  * set: header, flush. clear: flush, header, flush. Version 3 only, no-op if it is so. */
@@ -274,7 +284,8 @@ int qcow2_set_dirty(struct qcow2 *q, bool dirty);
 int qcow2_set_corrupt(struct qcow2 *q, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 /* Before the first change of the image after open: clears unknown autoclear bits, flags
- * enabled bitmaps in use (bitmap.c), sets the dirty bit for lazy refcounts. Cheap later. */
+ * enabled bitmaps in use (bitmap.c), sets the dirty bit for lazy refcounts. Cheap later. An
+ * exclusive operation may undo it: who waits for one after this has to look again. */
 int qcow2_prepare_write(struct qcow2 *q);
 
 /* ---- table.c: whole-image passes read tables in large parallel batches ----------- */
@@ -370,6 +381,8 @@ int qcow2_free_later(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool disc
 int qcow2_free_apply(struct qcow2 *q, struct qcow2_free_list *list);
 /* Clusters below `end` that are counted, but no more than `enough` are looked for. */
 int qcow2_count_used(struct qcow2 *q, uint64_t end, uint64_t enough, uint64_t *used);
+/* Bytes that counters for all clusters of the image may take (count.h). */
+size_t qcow2_count_limit(struct qcow2 *q);
 /* Cuts the file behind the last counted cluster. Nothing waits to be freed. */
 int qcow2_trim_file(struct qcow2 *q, struct err *err);
 /* Room for the refcount table on disk, if memory has outgrown it (commit.c). */

@@ -241,10 +241,9 @@ int qcow2_preadv(
 
 	if (q->encrypted && !q->cipher)
 		return -EACCES;
-	if (!q->loaded) /* the tables went, and a repair could not bring them back */
-		return -EIO;
 	epoch = qcow2_enter(q);
-	ret = qcow2_read_guest(q, offset, bytes, iov, niov);
+	/* The tables may be gone, and a repair could not bring them back. */
+	ret = q->loaded ? qcow2_read_guest(q, offset, bytes, iov, niov) : -EIO;
 	qcow2_leave(q, epoch);
 	return ret;
 }
@@ -273,7 +272,7 @@ int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_exte
 	struct qcow2 *q = b->state;
 	struct qcow2_run run;
 	unsigned epoch = qcow2_enter(q);
-	int ret = qcow2_map(q, offset, bytes, &run);
+	int ret = q->loaded ? qcow2_map(q, offset, bytes, &run) : -EIO;
 
 	qcow2_leave(q, epoch);
 	if (ret < 0)

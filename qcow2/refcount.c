@@ -685,6 +685,22 @@ int qcow2_free_apply(struct qcow2 *q, struct qcow2_free_list *list)
 	return ret;
 }
 
+/*
+ * Memory for counters: an honest image needs two bytes for each cluster it has, whose
+ * tables take four times as much on disk. A sparse file that claims to be huge gets no
+ * more than what it stores could justify.
+ */
+size_t qcow2_count_limit(struct qcow2 *q)
+{
+	uint64_t base = 64 * MiB, most = 4 * GiB;
+	int64_t stored =
+		q->file->drv->allocated ? q->file->drv->allocated(q->file) : -ENOTSUP;
+
+	if (stored < 0)
+		stored = blk_size(q->file);
+	return MIN(base + (uint64_t)stored / 4, most);
+}
+
 /* ---- the refcount table on disk -------------------------------------------------- */
 
 int qcow2_reft_grow_on_disk(struct qcow2 *q)

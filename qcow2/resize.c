@@ -223,6 +223,24 @@ static int preallocate(struct qcow2 *q, uint64_t offset, uint64_t end,
 
 /* ---- resize ---------------------------------------------------------------------- */
 
+/* Zeros over what a longer backing file has there, a table at a time: all of its entries
+ * change. */
+static int cover_backing(struct qcow2 *q, uint64_t offset, uint64_t end)
+{
+	int ret = 0;
+
+	while (offset < end && ret == 0) {
+		uint64_t next =
+			MIN(end, round_down(offset, qcow2_l2_span(q)) + qcow2_l2_span(q));
+
+		ret = qcow2_zero_held(q, offset, next, 0);
+		if (ret == 0)
+			ret = qcow2_commit_if_pressed(q);
+		offset = next;
+	}
+	return ret;
+}
+
 /* [offset, end) was not part of the disk: it must read as zeros, whatever a longer backing
  * file has there, or a shrink that was interrupted left, or the VM state of a snapshot that
  * was applied. */
@@ -240,7 +258,7 @@ static int zero_new_part(struct qcow2 *q, uint64_t offset, uint64_t end)
 	if (ret == 0 && edge < covered)
 		ret = qcow2_forget_held(q, edge, covered);
 	if (ret == 0 && backing > edge)
-		ret = qcow2_zero_held(q, edge, round_up(backing, q->cluster_bytes), 0);
+		ret = cover_backing(q, edge, round_up(backing, q->cluster_bytes));
 	return ret;
 }
 
@@ -300,6 +318,16 @@ static int shrink(struct qcow2 *q, uint64_t bytes, struct err *err)
 	return ret < 0 ? ret : qcow2_trim_file(q, err);
 }
 
+static int prepare(struct qcow2 *q, struct err *err)
+{
+	int ret = q->corrupt || !q->loaded ? -EIO : qcow2_prepare_write(q);
+
+	if (ret == 0 && q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		ret = qcow2_bitmaps_mark_in_use(q, true);
+	return ret < 0 ? err_errno(err, -ret, "Could not prepare the image for writing")
+		       : 0;
+}
+
 int qcow2_resize(
 	struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
 {
@@ -318,15 +346,12 @@ int qcow2_resize(
 			"Preallocation can't be used for shrinking an image");
 	if (q->external_raw && prealloc == BLK_PREALLOC_OFF && bytes > old)
 		prealloc = BLK_PREALLOC_METADATA;
-	ret = qcow2_prepare_write(q);
-	if (ret == 0 && q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-		ret = qcow2_bitmaps_mark_in_use(q, true);
-	if (ret < 0)
-		return err_errno(err, -ret, "Could not prepare the image for writing");
-	if (bytes == old)
-		return 0;
 	qcow2_exclusive_begin(q);
-	ret = bytes > old ? grow(q, bytes, prealloc, err) : shrink(q, bytes, err);
+	ret = prepare(q, err);
+	if (ret == 0 && bytes > old)
+		ret = grow(q, bytes, prealloc, err);
+	else if (ret == 0 && bytes < old)
+		ret = shrink(q, bytes, err);
 	qcow2_exclusive_end(q);
 	return ret;
 }

@@ -52,17 +52,14 @@ struct operation {
 	bool was_dirty, changing, switched;
 };
 
-/* Honest images need two bytes a cluster. */
-#define COUNT_LIMIT ((size_t)4 << 30)
-
 static void op_init(
 	struct operation *op, struct qcow2 *q, enum op_kind kind, struct err *err)
 {
 	*op = (struct operation){.q = q, .kind = kind, .err = err};
 	op->was_dirty = q->incompatible & QCOW2_INCOMPAT_DIRTY;
 	l2_set_init(&op->l2);
-	count_init(&op->up, COUNT_LIMIT);
-	count_init(&op->down, COUNT_LIMIT);
+	count_init(&op->up, qcow2_count_limit(q));
+	count_init(&op->down, op->up.limit);
 }
 
 /* ---- what the tables reach ------------------------------------------------------- */
@@ -492,7 +489,7 @@ static int enter(struct blk *b, const char *what, struct err *err)
 		return err_set(
 			err, EIO, "cannot %s: the snapshot table is unreadable", what);
 	qcow2_exclusive_begin(q);
-	ret = qcow2_commit_all(q);
+	ret = q->loaded ? qcow2_commit_all(q) : -EIO;
 	if (!ret)
 		return 0;
 	qcow2_exclusive_end(q);

@@ -21,7 +21,7 @@ static int locate(struct qcow2 *q, uint64_t offset, uint64_t bytes, uint64_t *at
 	if (q->encrypted && !q->cipher)
 		return -EACCES;
 	*at = start + offset;
-	return q->loaded ? 0 : -EIO;
+	return 0;
 }
 
 static bool is_covered(const struct qcow2 *q, uint64_t end)
@@ -37,11 +37,9 @@ static int cover(struct qcow2 *q, uint64_t end)
 
 	if (entries * 8 > QCOW2_MAX_L1_BYTES)
 		return -EFBIG;
-	ret = q->corrupt ? -EIO : qcow2_prepare_write(q);
-	if (ret < 0)
-		return ret;
 	qcow2_exclusive_begin(q);
-	if (!is_covered(q, end))
+	ret = q->corrupt || !q->loaded ? -EIO : qcow2_prepare_write(q);
+	if (ret == 0 && !is_covered(q, end))
 		ret = qcow2_l1_grow(q, (uint32_t)entries, NULL);
 	qcow2_exclusive_end(q);
 	return ret;
@@ -108,7 +106,7 @@ int qcow2_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov,
 	if (ret < 0)
 		return ret;
 	epoch = qcow2_enter(q);
-	ret = read_held(q, at, bytes, iov, niov);
+	ret = q->loaded ? read_held(q, at, bytes, iov, niov) : -EIO;
 	qcow2_leave(q, epoch);
 	return ret;
 }

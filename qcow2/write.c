@@ -459,13 +459,20 @@ int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes,
 
 int qcow2_change_begin(struct qcow2 *q, unsigned *epoch)
 {
-	int ret = q->corrupt || !q->loaded ? -EIO : qcow2_prepare_write(q);
+	for (;;) {
+		int ret = q->corrupt || !q->loaded ? -EIO : qcow2_prepare_write(q);
 
-	if (ret == 0)
-		ret = qcow2_commit_if_pressed(q);
-	if (ret == 0)
+		if (ret == 0)
+			ret = qcow2_commit_if_pressed(q);
+		if (ret < 0)
+			return ret;
 		*epoch = qcow2_enter(q);
-	return ret;
+		/* An exclusive operation that was waited for has left the image clean, or
+		 * is the last that could be done with it. */
+		if (q->write_prepared && !q->corrupt && q->loaded)
+			return 0;
+		qcow2_leave(q, *epoch);
+	}
 }
 
 int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,

@@ -79,6 +79,9 @@ static int skip_nothing(
 	int ret = qcow2_map(q, offset, round_up(bytes, q->cluster_bytes), &run);
 
 	*skipped = 0;
+	/* With subclusters, what shows the backing file may hold a reserved cluster. */
+	if (w->forget && q->extl2)
+		return 0;
 	if (ret == 0 && (run.type == QCOW2_UNALLOCATED ? w->leave_missing
 						       : run.type == QCOW2_ZERO_PLAIN))
 		*skipped = round_down(run.bytes, q->cluster_bytes);
@@ -255,6 +258,19 @@ int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 
 /* ---- discard --------------------------------------------------------------------- */
 
+/* A change of the disk like any other, though no entry changes. */
+static int discard_raw(struct qcow2 *q, uint64_t offset, uint64_t bytes)
+{
+	unsigned epoch;
+	int ret = qcow2_change_begin(q, &epoch);
+
+	if (ret < 0)
+		return ret;
+	ret = blk_discard(q->data, offset, bytes);
+	qcow2_leave(q, epoch);
+	return ret;
+}
+
 int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 {
 	struct qcow2 *q = b->state;
@@ -270,7 +286,7 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	if (offset >= end || (q->version < 3 && (b->backing_name || b->backing)))
 		return 0;
 	if (q->external_raw) /* the entries stay; zeros would not decrypt to anything sane */
-		return q->encrypted ? 0 : blk_discard(q->data, offset, end - offset);
+		return q->encrypted ? 0 : discard_raw(q, offset, end - offset);
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return -ENOMEM;
