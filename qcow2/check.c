@@ -27,12 +27,7 @@
 
 static int too_many(struct check *c, int ret)
 {
-	if (ret == -EFBIG)
-		return err_set(c->err, EFBIG,
-			"references are spread over too many clusters: counting them "
-			"would take more than %zu MiB",
-			c->refs.limit >> 20);
-	return err_errno(c->err, -ret, "could not count references");
+	return count_error(c->err, ret, c->refs.limit);
 }
 
 /* Counts the clusters of a byte range n times; a range that leaves the file is a finding.

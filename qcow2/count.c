@@ -43,6 +43,16 @@ void count_init(struct count *c, size_t limit_bytes)
 	*c = (struct count){.last = &nowhere, .limit = limit_bytes};
 }
 
+int count_error(struct err *err, int ret, size_t limit_bytes)
+{
+	if (ret == -EFBIG)
+		return err_set(err, EFBIG,
+			"references are spread over too many clusters: counting them "
+			"would take more than %zu MiB",
+			limit_bytes >> 20);
+	return err_errno(err, -ret, "could not count references");
+}
+
 void count_destroy(struct count *c)
 {
 	for (size_t i = 0; i < c->n_slots; i++) {

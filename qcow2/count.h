@@ -19,6 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/err.h"
+
 #define COUNT_CHUNK_BITS 11u
 #define COUNT_CHUNK      (1u << COUNT_CHUNK_BITS) /* counters */
 
@@ -40,6 +42,8 @@ struct count {
 
 void count_init(struct count *c, size_t limit_bytes);
 void count_destroy(struct count *c);
+/* Words for what count_add returned. */
+int count_error(struct err *err, int ret, size_t limit_bytes);
 
 /* The chunk of counters from index << COUNT_CHUNK_BITS on; NULL where all are 0. */
 struct count_chunk *count_find(const struct count *c, uint64_t index);

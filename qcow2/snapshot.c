@@ -128,7 +128,7 @@ static int add_range(struct gather *g, uint64_t offset, uint64_t bytes, uint64_t
 
 	for (uint64_t i = qcow2_cluster_of(q, offset); !ret && i <= last; i++)
 		ret = count_add(g->into, i, n);
-	return ret ? err_errno(g->op->err, -ret, "could not count references") : 0;
+	return ret ? count_error(g->op->err, ret, g->into->limit) : 0;
 }
 
 static int add_odd(struct gather *g, uint64_t desc, uint64_t n)
@@ -173,8 +173,8 @@ static int gather_table(void *arg, size_t i, uint8_t *cluster, bool *changed)
 		copied |= desc;
 		if ((offset & ~plain) || offset >> q->cluster_bits >= end)
 			ret = add_odd(g, desc, times);
-		else if (count_add(g->into, offset >> q->cluster_bits, times))
-			ret = err_set(g->op->err, EFBIG, "could not count references");
+		else if ((ret = count_add(g->into, offset >> q->cluster_bits, times)))
+			ret = count_error(g->op->err, ret, g->into->limit);
 	}
 	g->op->stale |= (copied & QCOW2_COPIED) != 0;
 	return ret;
