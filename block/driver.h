@@ -75,7 +75,10 @@ struct blk_driver {
 		int niov, struct blk_packed **out);
 	int (*write_packed)(struct blk *b, struct blk_packed *p);
 	void (*packed_free)(struct blk_packed *p);
-	int (*flush)(struct blk *b);		   /* NULL: nothing to do */
+	/* NULL: nothing to do. 0: every write that had ended when it began is stable, those
+	 * before a flush that failed included. Where that cannot be known any more, every later
+	 * flush fails too: formats order their metadata by it. */
+	int (*flush)(struct blk *b);
 	/* -ENOTSUP falls back. The end of the disk counts as aligned. */
 	int (*zero)(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags);
 	int (*discard)(struct blk *b, uint64_t offset, uint64_t bytes);
