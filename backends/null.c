@@ -6,6 +6,7 @@
  * is the default here, since a buffer left alone shows the program's memory to whoever
  * reads the image.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/iov.h"
@@ -43,6 +44,10 @@ static int null_open(struct blk *b, struct opts *opts, struct err *err)
 
 	b->size = GiB;
 	n->read_zeroes = true;
+	if (!b->filename && asprintf(&b->filename, "%s://", b->drv->name) < 0) {
+		b->filename = NULL;
+		return err_errno(err, ENOMEM, "%s", b->drv->name);
+	}
 	ret = opts_take_size(opts, "size", &b->size, err);
 	if (ret == 0)
 		ret = opts_take_u64(opts, "latency-ns", &n->latency_ns, err);

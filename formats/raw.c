@@ -210,6 +210,7 @@ static int raw_measure(
 	uint64_t size = src ? blk_size(src) : 0;
 	int ret;
 
+	opts_take(opts, "preallocation");
 	ret = opts_take_size(opts, "size", &size, err);
 	if (ret < 0)
 		return ret;

@@ -137,7 +137,9 @@ static bool run_continues(const struct qcow2 *q, const struct qcow2_run *run,
 {
 	if (type != (int)run->type || type == QCOW2_COMPRESSED_TYPE)
 		return false;
-	if (type == QCOW2_UNALLOCATED || type == QCOW2_ZERO_PLAIN)
+	if (type == QCOW2_UNALLOCATED && run->reserved != has_host(q, e))
+		return false;
+	if (type == QCOW2_ZERO_PLAIN || (type == QCOW2_UNALLOCATED && !run->reserved))
 		return true;
 	return run->copied == !!(e.desc & QCOW2_COPIED) &&
 	       (e.desc & QCOW2_OFFSET_MASK) + ((uint64_t)sc << q->subcluster_bits) ==
@@ -162,6 +164,7 @@ static int scan(const struct qcow2 *q, const uint8_t *data, uint32_t index,
 		run->bytes = MIN(q->cluster_bytes - in_cluster, bytes);
 		return 0;
 	}
+	run->reserved = type == QCOW2_UNALLOCATED && has_host(q, e);
 	run->host = (e.desc & QCOW2_OFFSET_MASK) + in_cluster;
 	run->bytes = step;
 	while (run->bytes < bytes) {

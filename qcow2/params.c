@@ -186,6 +186,10 @@ int qcow2_params_check(const struct qcow2_params *p, struct err *err)
 	if (p->backing_format && !p->backing)
 		return err_set(err, EINVAL,
 			"Backing format cannot be used without backing file");
+	if (p->backing_format && !blk_driver_find(p->backing_format))
+		return err_set(err, EINVAL,
+			"Parameter 'backing-fmt' does not accept value '%s'",
+			p->backing_format);
 	if (p->backing && strlen(p->backing) > QCOW2_MAX_BACKING_NAME)
 		return err_set(err, EINVAL,
 			"Backing file name too long (%zu bytes, at most %u)",

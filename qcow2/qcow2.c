@@ -168,6 +168,10 @@ static int open_data_file(struct qcow2 *q, struct opts *opts, struct err *err)
 	int ret = 0;
 
 	q->data = q->file;
+	if (q->external_data && opts && (b->flags & BLK_O_NO_IO)) {
+		opts_free(opts_take_prefix(opts, "data-file."));
+		opts_take(opts, "data-file");
+	}
 	if (!q->external_data || (b->flags & BLK_O_NO_IO))
 		return 0;
 	if (q->data_file_name)

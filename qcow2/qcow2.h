@@ -437,6 +437,7 @@ struct qcow2_run {
 	uint64_t host;	/* host offset of the first byte (NORMAL, ZERO_ALLOC); of the stream */
 	uint32_t compressed_bytes; /* up to the end of its last sector, or of the file */
 	bool copied;		   /* refcount one: may be written in place */
+	bool reserved; /* UNALLOCATED subclusters whose cluster has a place at `host` all the same */
 };
 
 /* The run at guest offset, at most `bytes` long. Reads L2 through the cache; may park, takes

@@ -293,7 +293,8 @@ int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_exte
 		out->flags = BLK_EXT_DATA | BLK_EXT_ALLOCATED;
 		break;
 	}
-	if (!q->encrypted && (run.type == QCOW2_NORMAL || run.type == QCOW2_ZERO_ALLOC)) {
+	if (!q->encrypted && (run.type == QCOW2_NORMAL || run.type == QCOW2_ZERO_ALLOC ||
+				     run.reserved)) {
 		out->flags |= BLK_EXT_HOST;
 		out->host_offset = run.host;
 		out->host = q->data;

@@ -113,7 +113,8 @@ static int look_up(const struct compare *c, struct side *s)
 	if (ret < 0)
 		return ret;
 	s->until = c->next + ext.bytes;
-	s->flags = ext.flags & (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED);
+	s->flags = ext.flags & (BLK_EXT_DATA | BLK_EXT_ZERO | BLK_EXT_ALLOCATED |
+				       BLK_EXT_COMPRESSED | BLK_EXT_HOST);
 	return 0;
 }
 
@@ -334,6 +335,8 @@ int img_compare(int argc, char **argv)
 		{"progress", no_argument, NULL, 'p'},
 		{"a-format", required_argument, NULL, 'f'},
 		{"b-format", required_argument, NULL, 'F'},
+		{"left-format", required_argument, NULL, 'f'},
+		{"right-format", required_argument, NULL, 'F'},
 		{"image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS},
 		{"strict", no_argument, NULL, 's'},
 		{"cache", required_argument, NULL, 'T'},
@@ -353,8 +356,8 @@ int img_compare(int argc, char **argv)
 			c.strict = true;
 		else
 			ret = img_common_option(&common, opt);
-		if (ret >= 0)
-			return ret;
+		if (ret >= 0) /* 1 would say that the images differ */
+			return ret && opt == IMG_OPT_OBJECT ? COMPARE_OPEN_FAILED : ret;
 	}
 	ret = img_expect_names("compare", argc, 2, "two image file names");
 	if (ret)

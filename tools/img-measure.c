@@ -61,13 +61,25 @@ static void print_measure(const struct blk_measure *m, bool as_json)
 	json_free(o);
 }
 
-/* The options are those of the format alone: no file is made. */
+/* What only the file below would be told says nothing about the size. */
+static void drop_option(const char *key, const char *value, void *arg)
+{
+	const struct measure *m = arg;
+	const struct img_target format = {.format = blk_driver_find(m->target_format)};
+
+	(void)value;
+	if (!img_has_option(&format, key))
+		opts_del(m->opts, key);
+}
+
+/* The options are those of a new image in a file. */
 static int check_target(struct measure *m)
 {
 	struct err err = ERR_INIT;
 	struct img_target target;
+	struct opts *given;
 
-	target.protocol = NULL;
+	target.protocol = blk_driver_for_name("a file");
 	target.format = blk_driver_find(m->target_format);
 	if (!target.format || target.format->kind == BLK_FILTER)
 		err_set(&err, EINVAL, "Unknown file format '%s'", m->target_format);
@@ -84,6 +96,9 @@ static int check_target(struct measure *m)
 		tool_error("Invalid options for file format '%s'", m->target_format);
 		return -EINVAL;
 	}
+	given = opts_dup(m->opts);
+	opts_each(given, drop_option, m);
+	opts_free(given);
 	return 0;
 }
 
@@ -155,6 +170,7 @@ int img_measure(int argc, char **argv)
 		{"help", no_argument, NULL, 'h'},
 		{"target-format", required_argument, NULL, 'O'},
 		{"target-options", required_argument, NULL, 'o'},
+		{"options", required_argument, NULL, 'o'},
 		{"size", required_argument, NULL, 's'},
 		{"format", required_argument, NULL, 'f'},
 		{"image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS},

@@ -257,6 +257,16 @@ struct check_state {
 	int ret;
 };
 
+static int check_bool(const struct opts *opts, const char *name, struct err *err)
+{
+	struct opts *copy = opts_dup(opts);
+	bool unused = false;
+	int ret = opts_take_bool(copy, name, &unused, err);
+
+	opts_free(copy);
+	return ret;
+}
+
 static int check_value(const struct blk_create_opt *o, const char *value,
 	struct opts *out, struct err *err)
 {
@@ -272,13 +282,16 @@ static int check_value(const struct blk_create_opt *o, const char *value,
 		opts_setf(out, o->name, "%" PRIu64, n);
 		return 0;
 	}
-	if (!strncmp(o->type, "bool", 4) && strcmp(value, "on") && strcmp(value, "off"))
-		return err_set(
-			err, EINVAL, "Parameter '%s' expects 'on' or 'off'", o->name);
-	if (!strcmp(o->type, "num") && u64_parse(value, &n))
-		return err_set(err, EINVAL, "Parameter '%s' expects a number", o->name);
+	if (!strcmp(o->type, "num")) {
+		if (u64_parse(value + strspn(value, " \t+"), &n))
+			return err_set(
+				err, EINVAL, "Parameter '%s' expects a number", o->name);
+		opts_setf(out, o->name, "%" PRIu64, n);
+		return 0;
+	}
+	/* Words keep their spelling, for the line that says what is made. */
 	opts_set(out, o->name, value);
-	return 0;
+	return strncmp(o->type, "bool", 4) ? 0 : check_bool(out, o->name, err);
 }
 
 static void check_option(const char *key, const char *value, void *arg)
@@ -355,32 +368,46 @@ static bool is_same_path(const char *a, const char *b)
 	       sa.st_ino == sb.st_ino;
 }
 
-/* Nothing is read from a backing file, so it may be in use; whether its own chain is
- * complete does not matter. */
+/* Nothing is read from a backing file, so it may be in use, and needs no passphrase. */
 #define LOOK (BLK_O_NO_IO | BLK_O_NO_BACKING | BLK_O_SHARE)
 
-/* The backing files below b, as far as they open, and the one that is the target's file. */
-static bool leads_to(const struct blk *b, const char *target)
+/* One step down the chain; b stays open. */
+static struct blk *open_next(const struct blk *b, struct err *err)
+{
+	struct blk *next = NULL;
+	char *path;
+
+	if (!blk_resolve_name(blk_filename(b), blk_backing_name(b), false, &path, err)) {
+		next = blk_open_format(path, blk_backing_format(b), LOOK, err);
+		free(path);
+	}
+	if (!next)
+		err_prefix(err, "Could not open backing file");
+	return next;
+}
+
+/* The backing files below b are there, and none is the target's file. */
+static int check_below(const struct blk *b, const char *target, struct err *err)
 {
 	struct blk *opened = NULL;
-	bool found = false;
+	int ret = 0;
 
-	for (int n = 0; n < BLK_MAX_CHAIN && b && !found && blk_backing_name(b); n++) {
-		struct err unused = ERR_INIT;
-		struct blk *next = NULL;
-		char *path;
+	for (int n = 0; ret == 0 && blk_backing_name(b); n++) {
+		struct blk *next = n < BLK_MAX_CHAIN ? open_next(b, err) : NULL;
 
-		if (blk_resolve_name(
-			    blk_filename(b), blk_backing_name(b), false, &path, &unused))
-			break;
-		next = blk_open_format(path, blk_backing_format(b), LOOK, &unused);
-		free(path);
-		found = next && blk_uses_file(next, target);
+		if (n == BLK_MAX_CHAIN)
+			ret = err_set(err, ELOOP,
+				"The chain of backing files is longer than %d images",
+				BLK_MAX_CHAIN);
+		else if (!next)
+			ret = -err->code;
+		else if (target && blk_uses_file(next, target))
+			ret = same_name(err);
 		blk_close(opened);
 		b = opened = next;
 	}
 	blk_close(opened);
-	return found;
+	return ret;
 }
 
 int img_open_backing(const char *filename, const char *name, const char *format,
@@ -397,8 +424,10 @@ int img_open_backing(const char *filename, const char *name, const char *format,
 		if (!err->hint[0])
 			err_hint(err, "Could not open backing image.");
 	}
-	if (!ret && b && target && (blk_uses_file(b, target) || leads_to(b, target)))
+	if (!ret && b && target && blk_uses_file(b, target))
 		ret = same_name(err);
+	if (!ret && b)
+		ret = check_below(b, target, err);
 	if (ret) {
 		blk_close(b);
 		b = NULL;

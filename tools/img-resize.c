@@ -58,8 +58,7 @@ static int parse_size(struct resize *r, const char *text)
 
 	if (*text == '+' || *text == '-')
 		r->sign = *digits++;
-	ret = isdigit((unsigned char)*digits) ? size_parse(digits, 'B', NULL, &r->bytes)
-					      : -EINVAL;
+	ret = size_parse(digits, 'B', NULL, &r->bytes);
 	if (ret == -ERANGE)
 		tool_error("Value '%s' is out of range for parameter 'size'", digits);
 	else if (ret < 0)
@@ -88,13 +87,14 @@ static uint64_t new_size(const struct resize *r, uint64_t size)
 			total, (uint64_t)BLK_MAX_SIZE);
 		return 0;
 	}
-	return round_up(total, BLK_SECTOR);
+	return total;
 }
 
 static int resize(const struct resize *r, struct blk *b)
 {
 	struct err err = ERR_INIT;
-	uint64_t size = blk_size(b), total = new_size(r, size);
+	/* A raw file may end inside a sector; it is asked for, and told, in whole ones. */
+	uint64_t size = tool_disk_bytes(b), total = new_size(r, size);
 
 	if (!total)
 		return -EINVAL;

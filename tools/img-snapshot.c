@@ -39,8 +39,7 @@ static int list_snapshots(struct blk *b)
 	return 0;
 }
 
-/* By name only, as the peer does: an ID that happens to be a name of another snapshot
- * must not delete the wrong one. */
+/* By name only, as the peer does: the ID of one may be the name of another. */
 static int delete_snapshot(struct blk *b, const char *name, struct err *err)
 {
 	struct blk_snapshot *list = NULL;
@@ -54,7 +53,7 @@ static int delete_snapshot(struct blk *b, const char *name, struct err *err)
 	if (i == n)
 		ret = err_set(err, ENOENT, "snapshot not found");
 	else
-		ret = blk_snapshot_delete(b, list[i].id, err);
+		ret = blk_snapshot_delete(b, name, err);
 	blk_snapshots_free(list, n);
 	return ret;
 }
