@@ -20,9 +20,6 @@
  */
 #include "qcow2/check.h"
 
-/* Of all L1 tables together: a thousand snapshots of a 128 TiB disk with 64 KiB clusters. */
-#define MAX_L1_ENTRIES (1ull << 28)
-
 /* ---- references ------------------------------------------------------------------ */
 
 static int too_many(struct check *c, int ret)
@@ -194,7 +191,7 @@ static int count_snapshots(struct check *c)
 	for (uint32_t i = 0; i < q->n_snaps; i++)
 		if (q->snaps[i].l1_entries <= QCOW2_MAX_L1_BYTES / sizeof(be64))
 			entries += q->snaps[i].l1_entries;
-	if (entries > MAX_L1_ENTRIES)
+	if (entries > QCOW2_MAX_L1_ENTRIES)
 		return err_set(c->err, EFBIG,
 			"the L1 tables of snapshots are too large: %" PRIu64 " entries",
 			entries);
@@ -586,10 +583,19 @@ static int by_first(const void *a, const void *b)
 	return x->kind < y->kind ? -1 : x->kind > y->kind;
 }
 
+/* A refcount block in the wrong place is not told here: it has been found, and rebuilding
+ * moves it. L1 tables of snapshots do not change, so several may be one: counts say how many.
+ */
+static bool collide(const struct range *w, const struct range *x)
+{
+	return x->first <= w->last && x->kind != QCOW2_K_REFBLOCK &&
+	       w->kind != QCOW2_K_REFBLOCK &&
+	       !(x->kind == QCOW2_K_SNAPSHOT_L1 && w->kind == QCOW2_K_SNAPSHOT_L1);
+}
+
 /*
  * Two kinds of metadata in one cluster. Counts alone can be made to agree with that, but
- * no writer may touch such an image. A refcount block in the wrong place is not told
- * here: it has been found, and rebuilding moves it.
+ * no writer may touch such an image.
  */
 static int find_overlaps(struct check *c)
 {
@@ -603,8 +609,7 @@ static int find_overlaps(struct check *c)
 	for (size_t i = 1; !ret && i < r.n; i++) {
 		const struct range *w = &r.v[widest], *x = &r.v[i];
 
-		if (x->first <= w->last && x->kind != QCOW2_K_REFBLOCK &&
-			w->kind != QCOW2_K_REFBLOCK) {
+		if (collide(w, x)) {
 			check_found(c, FOUND_OVERLAP, 0, x->first, w->kind, x->kind);
 			c->out->corruptions++;
 			c->incomplete = c->overlaps = true;

@@ -157,6 +157,8 @@ enum qcow2_bitmap_flags {
 #define QCOW2_MAX_CLUSTER_BITS	    21u
 #define QCOW2_MIN_EXTL2_BITS	    14u
 #define QCOW2_MAX_L1_BYTES	    (32u << 20)
+/* Of all L1 tables together: a thousand snapshots of a 128 TiB disk with 64 KiB clusters. */
+#define QCOW2_MAX_L1_ENTRIES	    (1ull << 28)
 #define QCOW2_MAX_REFTABLE_BYTES    (8u << 20)
 #define QCOW2_MAX_SNAPSHOTS	    65536u
 #define QCOW2_MAX_SNAPSHOT_TABLE    (64u << 20) /* bytes */

@@ -6,7 +6,11 @@
  * allocation. It catches images whose refcounts lie (a cluster counted free that is an L2
  * table) before they are damaged further. Chunks of 64 clusters in a hash, so that it costs
  * what the metadata costs and not what the file's size claims.
+ *
+ * Tables that are copied before they change may be there for several owners, where counts
+ * and flags say so; everything else has its clusters for itself.
  */
+#include "qcow2/count.h"
 #include "qcow2/qcow2.h"
 
 #define CHUNK_BITS     6
@@ -188,73 +192,184 @@ int qcow2_meta_write(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset,
 	return blk_pwrite(q->file, offset, buf, bytes, 0);
 }
 
-/* Marks a structure that must not lie on another one. */
-static int claim(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_t bytes,
-	struct err *err)
+/* ---- what the tables say --------------------------------------------------------- */
+
+/* An image whose honest tables are shared has a few of them. */
+#define SHARED_LIMIT ((size_t)64 << 20)
+
+struct claims {
+	struct qcow2 *q;
+	struct err *err;
+	struct count again; /* by how often a cluster is claimed after the first time */
+};
+
+/* Tables that are copied before they change may have several owners: an L2 table by the
+ * copied flag, the L1 table of a snapshot because nothing changes it at all. */
+static bool may_be_shared(enum qcow2_kind kind)
 {
+	return kind == QCOW2_K_L2 || kind == QCOW2_K_SNAPSHOT_L1;
+}
+
+static int claim_cluster(
+	struct claims *c, enum qcow2_kind kind, uint64_t offset, uint64_t cluster)
+{
+	enum qcow2_kind there = kind_at(&c->q->overlap, cluster);
+
+	if (there == QCOW2_DATA)
+		return 0;
+	if (there != kind || !may_be_shared(kind))
+		return err_set(c->err, EIO,
+			"%s at 0x%" PRIx64 " overlaps %s in cluster %" PRIu64,
+			kind_names[kind], offset, kind_names[there], cluster);
+	if (count_add(&c->again, cluster, 1))
+		return err_set(c->err, EFBIG, "too many tables are shared");
+	return 0;
+}
+
+/* Marks a structure that must not lie on another one. */
+static int claim(struct claims *c, enum qcow2_kind kind, uint64_t offset, uint64_t bytes)
+{
+	struct qcow2 *q = c->q;
 	uint64_t last = qcow2_cluster_of(q, offset + bytes - 1);
+	int ret = 0;
 
 	if (!range_inside(offset, bytes, q->fresh_from))
-		return err_set(err, EIO, "%s at 0x%" PRIx64 " lies outside the file",
+		return err_set(c->err, EIO, "%s at 0x%" PRIx64 " lies outside the file",
 			kind_names[kind], offset);
-	for (uint64_t i = qcow2_cluster_of(q, offset); i <= last; i++) {
-		enum qcow2_kind there = kind_at(&q->overlap, i);
-
-		if (there != QCOW2_DATA)
-			return err_set(err, EIO,
-				"%s at 0x%" PRIx64 " overlaps %s in cluster %" PRIu64,
-				kind_names[kind], offset, kind_names[there], i);
-	}
+	for (uint64_t i = qcow2_cluster_of(q, offset); !ret && i <= last; i++)
+		ret = claim_cluster(c, kind, offset, i);
+	if (ret)
+		return ret;
 	if (qcow2_overlap_mark(q, kind, offset, bytes) < 0)
-		return err_set(err, ENOMEM, "no memory for the overlap map");
+		return err_set(c->err, ENOMEM, "no memory for the overlap map");
 	return 0;
 }
 
 static int claim_bitmaps(void *arg, uint64_t offset, uint64_t bytes)
 {
-	struct qcow2 *q = arg;
+	struct claims *c = arg;
+	struct claims quiet = {.q = c->q}; /* the caller says which bitmap it was */
 
-	return claim(q, QCOW2_K_BITMAPS, offset, bytes, NULL);
+	return claim(&quiet, QCOW2_K_BITMAPS, offset, bytes);
 }
 
-static int claim_tables(struct qcow2 *q, struct err *err)
+static int claim_tables(struct claims *c)
 {
-	int ret = claim(q, QCOW2_K_HEADER, 0, q->cluster_bytes, err);
+	struct qcow2 *q = c->q;
+	int ret = claim(c, QCOW2_K_HEADER, 0, q->cluster_bytes);
 
 	if (ret == 0)
-		ret = claim(q, QCOW2_K_REFTABLE, q->reft_offset,
-			(uint64_t)q->reft_clusters << q->cluster_bits, err);
+		ret = claim(c, QCOW2_K_REFTABLE, q->reft_offset,
+			(uint64_t)q->reft_clusters << q->cluster_bits);
 	if (ret == 0 && q->l1_entries)
-		ret = claim(
-			q, QCOW2_K_L1, q->l1_offset, (uint64_t)q->l1_entries * 8, err);
+		ret = claim(c, QCOW2_K_L1, q->l1_offset, (uint64_t)q->l1_entries * 8);
 	if (ret == 0 && q->luks_bytes)
-		ret = claim(q, QCOW2_K_LUKS, q->luks_offset, q->luks_bytes, err);
+		ret = claim(c, QCOW2_K_LUKS, q->luks_offset, q->luks_bytes);
 	if (ret == 0 && q->n_snaps && q->snaps_bytes)
-		ret = claim(q, QCOW2_K_SNAPSHOTS, q->snaps_offset, q->snaps_bytes, err);
+		ret = claim(c, QCOW2_K_SNAPSHOTS, q->snaps_offset, q->snaps_bytes);
+	return ret;
+}
+
+/* As many as there are may lie on each other: what bounds them is their sum. */
+static int claim_snapshots(struct claims *c)
+{
+	struct qcow2 *q = c->q;
+	uint64_t entries = q->l1_entries;
+	int ret = 0;
+
+	for (uint32_t i = 0; i < q->n_snaps && ret == 0; i++) {
+		entries += q->snaps[i].l1_entries;
+		if (entries > QCOW2_MAX_L1_ENTRIES)
+			return err_set(c->err, EFBIG,
+				"the L1 tables of snapshots are too large");
+		if (q->snaps[i].l1_entries)
+			ret = claim(c, QCOW2_K_SNAPSHOT_L1, q->snaps[i].l1_offset,
+				(uint64_t)q->snaps[i].l1_entries * 8);
+	}
+	return ret;
+}
+
+/* The first owner that copies a table gives up one reference: the others need theirs. */
+static int check_shared_counts(struct claims *c)
+{
+	struct count_chunk **chunks;
+	int ret = count_sorted(&c->again, &chunks);
+
+	if (ret)
+		return err_set(c->err, ENOMEM, "no memory for the overlap map");
+	for (size_t i = 0; i < c->again.n_chunks && ret == 0; i++)
+		for (unsigned pos = 0; pos < COUNT_CHUNK && ret == 0; pos++) {
+			uint64_t cluster = (chunks[i]->index << COUNT_CHUNK_BITS) + pos;
+			uint64_t again = count_chunk_get(chunks[i], pos), count;
+
+			if (!again)
+				continue;
+			ret = qcow2_refcount_get(c->q, cluster, &count);
+			if (ret)
+				err_errno(c->err, -ret, "could not read refcounts");
+			else if (count <= again)
+				ret = err_set(c->err, EIO,
+					"%s at 0x%" PRIx64 " is referenced %" PRIu64
+					" times, but its refcount is %" PRIu64,
+					kind_names[kind_at(&c->q->overlap, cluster)],
+					cluster << c->q->cluster_bits, again + 1, count);
+		}
+	free(chunks);
+	return ret;
+}
+
+/* An owner that believes to be the only one would write to the others' table. */
+static int check_shared_flags(struct claims *c)
+{
+	struct qcow2 *q = c->q;
+
+	for (uint32_t i = 0; i < q->l1_entries; i++) {
+		uint64_t l2 = q->l1[i] & QCOW2_OFFSET_MASK;
+
+		if ((q->l1[i] & QCOW2_COPIED) &&
+			count_get(&c->again, qcow2_cluster_of(q, l2)))
+			return err_set(c->err, EIO,
+				"L1 entry %" PRIu32
+				" has the copied flag, but others share its L2 table at "
+				"0x%" PRIx64,
+				i, l2);
+	}
+	return 0;
+}
+
+static int claim_all(struct claims *c)
+{
+	struct qcow2 *q = c->q;
+	int ret = claim_tables(c);
+
+	for (uint64_t i = 0; i < q->reft_entries && ret == 0; i++)
+		if (q->reft[i])
+			ret = claim(c, QCOW2_K_REFBLOCK, q->reft[i], q->cluster_bytes);
+	for (uint32_t i = 0; i < q->l1_entries && ret == 0; i++) {
+		uint64_t l2 = q->l1[i] & QCOW2_OFFSET_MASK;
+
+		if (l2)
+			ret = claim(c, QCOW2_K_L2, l2, q->cluster_bytes);
+	}
+	if (ret == 0)
+		ret = claim_snapshots(c);
+	if (ret == 0 && q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		ret = qcow2_bitmaps_each_range(q, claim_bitmaps, c, c->err);
+	if (ret == 0 && c->again.n_chunks)
+		ret = check_shared_counts(c);
+	if (ret == 0 && c->again.n_chunks)
+		ret = check_shared_flags(c);
 	return ret;
 }
 
 int qcow2_overlap_build(struct qcow2 *q, struct err *err)
 {
+	struct claims c = {.q = q, .err = err};
 	int ret;
 
 	overlap_clear(&q->overlap);
-	ret = claim_tables(q, err);
-	for (uint64_t i = 0; i < q->reft_entries && ret == 0; i++)
-		if (q->reft[i])
-			ret = claim(
-				q, QCOW2_K_REFBLOCK, q->reft[i], q->cluster_bytes, err);
-	for (uint32_t i = 0; i < q->l1_entries && ret == 0; i++) {
-		uint64_t l2 = q->l1[i] & QCOW2_OFFSET_MASK;
-
-		if (l2)
-			ret = claim(q, QCOW2_K_L2, l2, q->cluster_bytes, err);
-	}
-	for (uint32_t i = 0; i < q->n_snaps && ret == 0; i++)
-		if (q->snaps[i].l1_entries)
-			ret = claim(q, QCOW2_K_SNAPSHOT_L1, q->snaps[i].l1_offset,
-				(uint64_t)q->snaps[i].l1_entries * 8, err);
-	if (ret == 0 && q->has_bitmaps_ext && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-		ret = qcow2_bitmaps_each_range(q, claim_bitmaps, q, err);
+	count_init(&c.again, SHARED_LIMIT);
+	ret = claim_all(&c);
+	count_destroy(&c.again);
 	return ret;
 }

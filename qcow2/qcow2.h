@@ -311,7 +311,8 @@ int qcow2_overlap_mark(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, u
 /* I3: true where every cluster of the range is marked as kind. */
 bool qcow2_overlap_ok(struct qcow2 *q, enum qcow2_kind kind, uint64_t offset, uint64_t bytes);
 /* Builds the map from q's tables (open, and after exclusive operations). A structure that
- * overlaps another is an error naming both. */
+ * overlaps another is an error naming both; so is a table that is shared though its count
+ * or a copied flag denies it. */
 int qcow2_overlap_build(struct qcow2 *q, struct err *err);
 
 /* Metadata as it lies in the file, zeros behind its end, whether the node grows or not. */
