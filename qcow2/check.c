@@ -131,7 +131,8 @@ static int count_snapshot(struct check *c, const struct qcow2_snap *s)
 			": L1 table is too large; snapshot table entry corrupted",
 			s->id, s->name, s->l1_entries);
 	} else {
-		if (qcow2_cluster_of(c->q, s->l1_offset) >= c->n_clusters)
+		if (s->l1_entries &&
+			qcow2_cluster_of(c->q, s->l1_offset) >= c->n_clusters)
 			c->incomplete = true;
 		return count_l1(c, s->l1_offset, s->l1_entries, false);
 	}
@@ -166,6 +167,23 @@ static bool read_snapshots(struct check *c)
 	return !qcow2_snapshots_read(q, NULL, &err);
 }
 
+/* Entries that a rewrite of the table makes whole. */
+static void find_unfinished(struct check *c)
+{
+	struct qcow2 *q = c->q;
+
+	for (uint32_t i = 0; i < q->n_snaps; i++) {
+		if (!check_snapshot_unfinished(q, &q->snaps[i]))
+			continue;
+		check_say(c, !(c->fix & BLK_FIX_ERRORS),
+			"%s snapshot table entry %" PRIu32 " %s",
+			c->fix & BLK_FIX_ERRORS ? "Repairing" : "ERROR", i,
+			q->snaps[i].clipped ? "ends outside the file" : "is incomplete");
+		c->out->corruptions++;
+		c->fix_snapshots = true;
+	}
+}
+
 static int count_snapshots(struct check *c)
 {
 	struct qcow2 *q = c->q;
@@ -179,15 +197,7 @@ static int count_snapshots(struct check *c)
 			q->n_snaps);
 		c->out->corruptions++;
 	}
-	for (uint32_t i = 0; i < q->n_snaps; i++) {
-		if (q->version < 3 || q->snaps[i].extra_bytes >= 2 * sizeof(be64))
-			continue;
-		check_say(c, !(c->fix & BLK_FIX_ERRORS),
-			"%s snapshot table entry %" PRIu32 " is incomplete",
-			c->fix & BLK_FIX_ERRORS ? "Repairing" : "ERROR", i);
-		c->out->corruptions++;
-		c->fix_snapshots = true;
-	}
+	find_unfinished(c);
 	for (uint32_t i = 0; i < q->n_snaps; i++)
 		if (q->snaps[i].l1_entries <= QCOW2_MAX_L1_BYTES / sizeof(be64))
 			entries += q->snaps[i].l1_entries;

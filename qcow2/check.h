@@ -74,7 +74,7 @@ struct check {
 			    use */
 	bool overlaps;		/* metadata upon metadata: tables are not written to */
 	bool rebuild;    /* the refcount structure itself is broken */
-	bool fix_snapshots; /* entries lack the extra data that version 3 asks for */
+	bool fix_snapshots; /* entries are unfinished: the table is written anew */
 	bool fix_header;	/* it names fewer structures now: written first */
 	bool fix_entries;   /* preallocated entries to be cleared */
 	uint64_t refcount_errors; /* findings that rebuilding settles */
@@ -110,6 +110,13 @@ static inline bool check_prealloc_bad(
 	return !(desc & QCOW2_COMPRESSED) &&
 	       !is_aligned(desc & QCOW2_OFFSET_MASK, q->cluster_bytes) &&
 	       (q->extl2 ? !(bitmap & QCOW2_SUB_ALL) : (desc & QCOW2_ZERO) != 0);
+}
+
+/* True for an entry that lacks the extra data that version 3 asks for, or its end. */
+static inline bool check_snapshot_unfinished(
+	const struct qcow2 *q, const struct qcow2_snap *s)
+{
+	return s->clipped || (q->version >= 3 && s->extra_bytes < 2 * sizeof(be64));
 }
 
 /* False where counts and entries already show that every flag is right. */

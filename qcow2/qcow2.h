@@ -137,6 +137,7 @@ struct qcow2_snap { /* the snapshot table in memory */
 	uint8_t *extra; /* unknown extra data past what we know, kept */
 	uint32_t extra_bytes;	    /* of all extra data as read */
 	uint32_t unknown_extra_bytes; /* of `extra` */
+	bool clipped; /* the entry runs past the end of the file: id and name as far as they go */
 };
 
 struct qcow2_places { /* where the header says that things are */

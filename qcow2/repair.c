@@ -423,7 +423,7 @@ static int repair_snapshots(struct check *c)
 	q->overlap.off = false;
 	ret = qcow2_tables_load(q, c->err);
 	for (uint32_t i = 0; i < q->n_snaps; i++)
-		n += q->snaps[i].extra_bytes < 2 * sizeof(be64);
+		n += check_snapshot_unfinished(q, &q->snaps[i]);
 	if (!ret)
 		ret = qcow2_snapshots_rewrite(q, c->err);
 	if (!ret)

@@ -69,6 +69,35 @@ static char *text_dup(const uint8_t *text, size_t bytes)
 	return copy;
 }
 
+/* The disk is read whatever its snapshots are called. Who writes, or checks, relies on where
+ * the table ends. */
+static bool only_reading(const struct qcow2 *q)
+{
+	return blk_read_only(q->b) && !(q->b->flags & BLK_O_CHECK);
+}
+
+/* An entry whose id or name leaves the file: a size is wrong. The snapshot is still there if
+ * its L1 table is; else the entry was read from where none begins. */
+static bool worth_keeping(const struct qcow2 *q, const struct qcow2_snap *s)
+{
+	uint64_t bytes = (uint64_t)s->l1_entries * sizeof(be64);
+
+	return bytes && bytes <= QCOW2_MAX_L1_BYTES &&
+	       is_aligned(s->l1_offset, q->cluster_bytes) &&
+	       range_inside(s->l1_offset, bytes, blk_size(q->file));
+}
+
+/* What there is of an id and a name from `at` on: no more than the file has, and nothing from
+ * the next cluster, which may hold something else. */
+static void clip(const struct qcow2 *q, uint64_t at, uint32_t *id, uint32_t *name)
+{
+	uint64_t end = MIN(blk_size(q->file), round_up(at, q->cluster_bytes));
+	uint64_t there = at < end ? end - at : 0;
+
+	*id = (uint32_t)MIN((uint64_t)*id, there);
+	*name = (uint32_t)MIN((uint64_t)*name, there - *id);
+}
+
 /* The entry at *offset, which moves behind it. s owns what it has even on failure. */
 static int parse_entry(struct qcow2 *q, struct window *w, uint64_t *offset, uint32_t i,
 	struct qcow2_snap *s, struct err *err)
@@ -89,13 +118,17 @@ static int parse_entry(struct qcow2 *q, struct window *w, uint64_t *offset, uint
 			"snapshot table entry %" PRIu32
 			" has too much extra data (%" PRIu32 " bytes)",
 			i, extra);
-	if (*offset + sizeof(e) > blk_size(q->file))
+	s->l1_offset = be64_get(e.l1_table_offset);
+	s->l1_entries = be32_get(e.l1_size);
+	s->clipped = *offset + sizeof(e) + extra + id + name > blk_size(q->file);
+	if (*offset + sizeof(e) > blk_size(q->file) ||
+		(s->clipped && !only_reading(q) && !worth_keeping(q, s)))
 		return err_set(err, EINVAL,
 			"snapshot table entry %" PRIu32
 			" lies outside the file (at 0x%" PRIx64 ")",
 			i, *offset);
-	s->l1_offset = be64_get(e.l1_table_offset);
-	s->l1_entries = be32_get(e.l1_size);
+	if (s->clipped)
+		clip(q, *offset + sizeof(e) + extra, &id, &name);
 	s->date_sec = be32_get(e.date_sec);
 	s->date_nsec = be32_get(e.date_nsec);
 	s->vm_clock_nsec = be64_get(e.vm_clock_nsec);
@@ -116,13 +149,17 @@ static int parse_entry(struct qcow2 *q, struct window *w, uint64_t *offset, uint
 	return 0;
 }
 
-/* Where writing, every L1 table has a place in the overlap map; reading and checking get
- * by with less. */
-static int check_l1(const struct qcow2 *q, const struct qcow2_snap *s, struct err *err)
+/* Where writing, the table ends where its entries say and every L1 table has a place in the
+ * overlap map, unless it is empty; reading and checking get by with less. */
+static int check_entry(
+	const struct qcow2 *q, const struct qcow2_snap *s, uint32_t i, struct err *err)
 {
+	if (s->clipped)
+		return err_set(err, EINVAL,
+			"snapshot table entry %" PRIu32 " ends outside the file", i);
 	if (is_aligned(s->l1_offset, q->cluster_bytes) &&
 		(uint64_t)s->l1_entries * sizeof(be64) <= QCOW2_MAX_L1_BYTES &&
-		s->l1_offset < QCOW2_HOST_LIMIT)
+		(!s->l1_entries || s->l1_offset < QCOW2_HOST_LIMIT))
 		return 0;
 	return err_set(err, EINVAL,
 		"snapshot '%s' has an invalid L1 table: %" PRIu32
@@ -163,7 +200,7 @@ int qcow2_snapshots_read(struct qcow2 *q, uint32_t *readable, struct err *err)
 	for (; !ret && i < q->n_snaps; i++) {
 		ret = parse_entry(q, &w, &offset, i, &q->snaps[i], err);
 		if (!ret && strict)
-			ret = check_l1(q, &q->snaps[i], err);
+			ret = check_entry(q, &q->snaps[i], i, err);
 		if (!ret && offset - q->snaps_offset > QCOW2_MAX_SNAPSHOT_TABLE)
 			ret = err_set(err, EFBIG, "the snapshot table is too large");
 	}
@@ -348,9 +385,11 @@ int qcow2_snapshots_rewrite(struct qcow2 *q, struct err *err)
 		if (ret)
 			err_errno(err, -ret, "could not write the snapshot table");
 	}
-	for (uint32_t i = 0; !ret && i < q->n_snaps; i++)
+	for (uint32_t i = 0; !ret && i < q->n_snaps; i++) {
 		q->snaps[i].extra_bytes = (uint32_t)sizeof(struct qcow2_snapshot_extra) +
 					  q->snaps[i].unknown_extra_bytes;
+		q->snaps[i].clipped = false;
+	}
 	/* After the switch t is the old table, else the new one: nothing points to it. */
 	if (!snap_table_drop(q, &t) && !ret) {
 		ret = qcow2_commit_all(q);
