@@ -593,40 +593,64 @@ static int by_first(const void *a, const void *b)
 	return x->kind < y->kind ? -1 : x->kind > y->kind;
 }
 
-/* A refcount block in the wrong place is not told here: it has been found, and rebuilding
- * moves it. L1 tables of snapshots do not change, so several may be one: counts say how many.
- */
+/* L1 tables of snapshots do not change, so several may be one: counts say how many. */
 static bool collide(const struct range *w, const struct range *x)
 {
-	return x->first <= w->last && x->kind != QCOW2_K_REFBLOCK &&
-	       w->kind != QCOW2_K_REFBLOCK &&
+	return x->first <= w->last &&
 	       !(x->kind == QCOW2_K_SNAPSHOT_L1 && w->kind == QCOW2_K_SNAPSHOT_L1);
+}
+
+static void overlap(
+	struct check *c, const struct range *w, const struct range *x, bool moves)
+{
+	if (!collide(w, x))
+		return;
+	check_found(c, FOUND_OVERLAP, 0, x->first, w->kind, x->kind);
+	c->out->corruptions++;
+	if (moves) {
+		c->refcount_errors++;
+		c->rebuild = true;
+	} else {
+		c->incomplete = c->overlaps = true;
+	}
 }
 
 /*
  * Two kinds of metadata in one cluster. Counts alone can be made to agree with that, but
- * no writer may touch such an image.
+ * no writer may touch such an image. The refcount structure is another case: rebuilding
+ * moves it, and the others have the cluster for themselves. (A block in the wrong place has
+ * been found already.)
  */
+static void find_overlaps_in(struct check *c, const struct ranges *r)
+{
+	const struct range *widest = NULL, *table = NULL; /* what stays; what moves */
+
+	for (size_t i = 0; i < r->n; i++) {
+		const struct range *x = &r->v[i];
+
+		if (x->kind == QCOW2_K_REFBLOCK)
+			continue;
+		if (widest)
+			overlap(c, widest, x, x->kind == QCOW2_K_REFTABLE);
+		if (table)
+			overlap(c, table, x, true);
+		if (x->kind == QCOW2_K_REFTABLE)
+			table = x;
+		else if (!widest || x->last > widest->last)
+			widest = x;
+	}
+}
+
 static int find_overlaps(struct check *c)
 {
 	struct ranges r = {.c = c};
 	int ret = ranges_gather(&r);
-	size_t widest = 0;
 
 	if (ret)
 		err_errno(c->err, -ret, "could not list the metadata");
 	qsort(r.v, r.n, sizeof(*r.v), by_first);
-	for (size_t i = 1; !ret && i < r.n; i++) {
-		const struct range *w = &r.v[widest], *x = &r.v[i];
-
-		if (collide(w, x)) {
-			check_found(c, FOUND_OVERLAP, 0, x->first, w->kind, x->kind);
-			c->out->corruptions++;
-			c->incomplete = c->overlaps = true;
-		}
-		if (x->last > w->last)
-			widest = i;
-	}
+	if (!ret)
+		find_overlaps_in(c, &r);
 	free(r.v);
 	return ret;
 }
