@@ -113,6 +113,67 @@ static int count_l1(struct check *c, uint64_t offset, uint32_t entries, bool act
 	return ret;
 }
 
+/* One count, before anything is known of the structure: 0 where that leads nowhere. */
+static int peek_count(struct check *c, uint64_t cluster, uint64_t *count)
+{
+	struct qcow2 *q = c->q;
+	uint64_t index = cluster >> q->refblock_bits, block;
+	uint64_t i = cluster & ((1ull << q->refblock_bits) - 1);
+	unsigned order = q->refcount_order;
+	uint8_t word[8];
+	be64 entry;
+	int ret;
+
+	*count = 0;
+	if (index >= ((uint64_t)q->reft_clusters << q->cluster_bits) / sizeof(entry))
+		return 0;
+	ret = qcow2_meta_read(
+		q, q->reft_offset + index * sizeof(entry), &entry, sizeof(entry));
+	block = ret ? 0 : be64_get(entry);
+	if (!block || !is_aligned(block, q->cluster_bytes) || block > INT64_MAX / 2)
+		return ret;
+	ret = qcow2_meta_read(q, block + (i << order) / 64 * 8, word, sizeof(word));
+	if (!ret)
+		*count = qcow2_refcount_load(word, order, i & ((64u >> order) - 1));
+	return ret;
+}
+
+/*
+ * An active L1 table that the file does not have any more: counted there, so the file was cut
+ * short, and not the offset in the header is wrong. What it named is lost, and it reads as
+ * zeros already; given its clusters back, it can be written. A crash leaves a longer file.
+ */
+static int reach_l1(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	uint64_t end = q->l1_offset + (uint64_t)q->l1_entries * sizeof(be64);
+	uint64_t clusters = div_round_up(end, q->cluster_bytes), count = 1;
+	int ret = 0;
+
+	/* Not where a dirty image is repaired on the way to something else: nobody would know
+	 * that the disk has become empty. */
+	if (!(c->fix & BLK_FIX_ERRORS) || !(q->b->flags & BLK_O_CHECK) ||
+		!q->l1_entries || clusters <= c->n_clusters)
+		return 0;
+	for (uint64_t i = MAX(qcow2_cluster_of(q, q->l1_offset), c->n_clusters);
+		!ret && count && i < clusters; i++)
+		ret = peek_count(c, i, &count);
+	if (ret || !count)
+		return ret ? err_errno(c->err, -ret, "could not read refcounts") : 0;
+	check_say(c, false,
+		"Repairing active L1 table at 0x%" PRIx64
+		" beyond the end of the file: what it named there is lost",
+		q->l1_offset);
+	ret = blk_zero(
+		q->file, (clusters << q->cluster_bits) - BLK_SECTOR, BLK_SECTOR, 0);
+	if (ret)
+		return err_errno(c->err, -ret, "could not grow the file");
+	c->n_clusters = clusters;
+	c->out->corruptions++;
+	c->out->corruptions_fixed++;
+	return 0;
+}
+
 static int count_snapshot(struct check *c, const struct qcow2_snap *s)
 {
 	if (c->q->external_data) {
@@ -973,8 +1034,10 @@ int check_flags(struct check *c, bool repair, bool clear_only)
 static int count_references(struct check *c)
 {
 	struct qcow2 *q = c->q;
-	int ret = count_range(c, 0, q->cluster_bytes, 1, 0);
+	int ret = reach_l1(c);
 
+	if (!ret)
+		ret = count_range(c, 0, q->cluster_bytes, 1, 0);
 	if (!ret)
 		ret = count_l1(c, q->l1_offset, q->l1_entries, true);
 	if (!ret && qcow2_cluster_of(q, q->l1_offset) >= c->n_clusters && q->l1_entries)
