@@ -144,8 +144,8 @@ static int check_tables(struct qcow2 *q, const struct qcow2_header *h, struct er
 	if (q->n_snaps > QCOW2_MAX_SNAPSHOTS)
 		return err_set(err, EFBIG,
 			"Snapshot table too large (%" PRIu32 " snapshots)", q->n_snaps);
-	if (q->n_snaps && (!is_aligned(q->snaps_offset, q->cluster_bytes) ||
-				  q->snaps_offset > INT64_MAX))
+	/* Without snapshots too: the peer does not open such an image, so nor is it clean. */
+	if (!is_aligned(q->snaps_offset, q->cluster_bytes) || q->snaps_offset > INT64_MAX)
 		return err_set(err, EINVAL,
 			"Snapshot table offset invalid (0x%" PRIx64 ")", q->snaps_offset);
 	if (q->l1_entries < qcow2_l1_needed(q, size))
