@@ -71,8 +71,25 @@ static int directory_read(struct qcow2 *q, struct directory *d, struct err *err)
 	return 0;
 }
 
-static int bitmap_check(
-	const struct qcow2 *q, const struct bitmap *b, unsigned type, struct err *err)
+/* Clusters of a bitmap's data, each an entry of its table. */
+static uint64_t data_clusters(
+	uint64_t disk_bytes, unsigned granularity_bits, uint64_t cluster_bytes)
+{
+	uint64_t bits = div_round_up(disk_bytes, 1ull << granularity_bits);
+
+	return div_round_up(div_round_up(bits, 8), cluster_bytes);
+}
+
+/* A bitmap in use says nothing about the disk, so it may be of another size. */
+static bool fits_disk(const struct qcow2 *q, const struct bitmap *b)
+{
+	return (b->flags & QCOW2_BITMAP_IN_USE) ||
+	       b->table_entries == data_clusters(blk_size(q->b), b->granularity_bits,
+					   q->cluster_bytes);
+}
+
+static int bitmap_check(const struct qcow2 *q, const struct bitmap *b, unsigned type,
+	uint32_t extra, struct err *err)
 {
 	const char *what = NULL;
 
@@ -89,6 +106,10 @@ static int bitmap_check(
 	else if (b->granularity_bits < MIN_GRANULARITY_BITS ||
 		 b->granularity_bits > MAX_GRANULARITY_BITS)
 		what = "its granularity is out of range";
+	else if (extra && !(b->flags & QCOW2_BITMAP_EXTRA_COMPATIBLE))
+		what = "it has extra data of an unknown kind";
+	else if (!fits_disk(q, b))
+		what = "its table is not of the disk's size";
 	if (!what)
 		return 0;
 	return err_set(err, EINVAL, "bitmap '%s' is invalid: %s", b->name, what);
@@ -99,8 +120,8 @@ static int bitmap_parse(const struct qcow2 *q, const struct directory *d, size_t
 	struct bitmap *b, struct err *err)
 {
 	struct qcow2_bitmap_entry e;
-	uint32_t name_bytes;
-	uint64_t extra, need;
+	uint32_t name_bytes, extra;
+	uint64_t need;
 
 	if (d->bytes - *pos < sizeof(e))
 		return err_set(err, EINVAL, "bitmap directory ends within an entry");
@@ -110,7 +131,7 @@ static int bitmap_parse(const struct qcow2 *q, const struct directory *d, size_t
 	if (!name_bytes || name_bytes > MAX_NAME_BYTES)
 		return err_set(
 			err, EINVAL, "bitmap name of %" PRIu32 " bytes", name_bytes);
-	need = round_up(sizeof(e) + extra + name_bytes, 8);
+	need = round_up(sizeof(e) + (uint64_t)extra + name_bytes, 8);
 	if (need > d->bytes - *pos)
 		return err_set(err, EINVAL, "bitmap directory ends within an entry");
 	b->table_offset = be64_get(e.table_offset);
@@ -121,7 +142,7 @@ static int bitmap_parse(const struct qcow2 *q, const struct directory *d, size_t
 	b->name[name_bytes] = 0;
 	b->entry_bytes = need;
 	*pos += need;
-	return bitmap_check(q, b, e.type, err);
+	return bitmap_check(q, b, e.type, extra, err);
 }
 
 /* Calls fn for each bitmap; pos is where its entry lies in the directory. */
@@ -303,8 +324,8 @@ struct measuring {
 static int measure_one(void *arg, const struct bitmap *b, size_t pos, struct err *err)
 {
 	struct measuring *m = arg;
-	uint64_t bits = div_round_up(m->disk_bytes, 1ull << b->granularity_bits);
-	uint64_t data = div_round_up(div_round_up(bits, 8), m->cluster_bytes);
+	uint64_t data =
+		data_clusters(m->disk_bytes, b->granularity_bits, m->cluster_bytes);
 
 	(void)pos;
 	(void)err;

@@ -38,6 +38,7 @@ made("directory-many", ext + 8, p32(9))
 made("flags", directory + 12, p32(0x12))
 made("kind", directory + 16, b"\2")
 made("granularity", directory + 17, b"\3")
+made("extra-data", directory + 20, p32(1))
 made("nameless", directory + 18, b"\0\0")
 made("table-unaligned", directory, p64(table + 512))
 made("table-outside", directory, p64(1 << 28))
@@ -46,7 +47,7 @@ made("entry-outside", table, p64(1 << 28))
 PY
 
 for image in extra-0 extra-1 outside more directory-outside directory-short directory-many \
-	flags kind granularity nameless table-unaligned table-outside entry-reserved entry-outside; do
+	flags kind granularity extra-data nameless table-unaligned table-outside entry-reserved entry-outside; do
 	exits 2 "$image: found" byre-img check $image.qcow2
 	like "$(cat out err)" "^ERROR" "$image: and told"
 	ok "$image: repaired" byre-img check -r all $image.qcow2
@@ -55,5 +56,19 @@ for image in extra-0 extra-1 outside more directory-outside directory-short dire
 	byre-img convert -O raw $image.qcow2 out.raw
 	same good.raw out.raw "$image: the disk is as before"
 done
+# A size in the header that is not the bitmaps'. The peer opens neither.
+byre-img create -q -f qcow2 -o cluster_size=4k small.qcow2 64M
+qemu-img bitmap --add -g 512 small.qcow2 b
+python3 - <<'PY'
+d = bytearray(open("small.qcow2", "rb").read())
+d[24:32] = (1 << 20).to_bytes(8, "big")
+open("small.qcow2", "wb").write(d)
+PY
+not_ok "smaller disk: not open to the peer" qemu-img check small.qcow2
+exits 2 "smaller disk: found" byre-img check small.qcow2
+like "$(cat out err)" "its table is not of the disk's size" "smaller disk: and told"
+exits 0 "smaller disk: repaired" byre-img check -r all small.qcow2
+ok "smaller disk: clean to the peer" qemu-img check small.qcow2
+
 is "$(byre-img snapshot -l extra-1.qcow2 | sed -n '3,$s/^[0-9]* *\(s.\).*/\1/p')" "s1" "what could be read of the table is kept"
 done_testing
