@@ -246,6 +246,17 @@ struct bulk {
 	enum count_step step;
 };
 
+static int count_too_low(
+	struct operation *op, uint64_t cluster, uint64_t count, uint64_t by)
+{
+	err_set(op->err, EIO,
+		"cluster %" PRIu64 " is referenced, but its refcount is %" PRIu64
+		" (at least %" PRIu64 " expected)",
+		cluster, count, by);
+	err_hint(op->err, "Check and repair the image first.");
+	return -EIO;
+}
+
 static int cannot_change(
 	const struct bulk *b, uint64_t cluster, uint64_t count, uint64_t by)
 {
@@ -257,12 +268,7 @@ static int cannot_change(
 			" would exceed the maximum refcount (%" PRIu64
 			", with %u refcount bits)",
 			cluster, op->q->refcount_max, 1u << op->q->refcount_order);
-	err_set(op->err, EIO,
-		"cluster %" PRIu64 " is referenced, but its refcount is %" PRIu64
-		" (at least %" PRIu64 " expected)",
-		cluster, count, by);
-	err_hint(op->err, "Check and repair the image first.");
-	return -EIO;
+	return count_too_low(op, cluster, count, by);
 }
 
 /* True where count may change by n. A cluster in use has a count; none falls below zero.
@@ -653,11 +659,45 @@ static int alloc_l1(struct operation *op, enum qcow2_kind kind, uint32_t entries
 	return ret ? err_errno(op->err, -ret, "no clusters for an L1 table") : 0;
 }
 
+/* A structure that the last step frees: counts that lie are not to be found out there, with
+ * the operation done and yet a failure. */
+static int verify_counted(struct operation *op, uint64_t offset, uint64_t bytes)
+{
+	struct qcow2 *q = op->q;
+	uint64_t first = qcow2_cluster_of(q, offset), count;
+	uint64_t end = qcow2_cluster_of(q, round_up(offset + bytes, q->cluster_bytes));
+	int ret = 0;
+
+	for (uint64_t i = first; !ret && i < end; i++) {
+		ret = qcow2_refcount_get(q, i, &count);
+		if (ret)
+			err_errno(op->err, -ret, "could not read refcounts");
+		else if (!count)
+			ret = count_too_low(op, i, count, 1);
+	}
+	return ret;
+}
+
+static int verify_freed(struct operation *op)
+{
+	struct qcow2 *q = op->q;
+
+	if (op->kind == APPLY)
+		return verify_counted(
+			op, q->l1_offset, (uint64_t)q->l1_entries * sizeof(be64));
+	if (op->old_l1 && verify_counted(op, op->old_l1,
+				  (uint64_t)op->old_l1_entries * sizeof(be64)))
+		return -EIO;
+	return q->n_snaps ? verify_counted(op, q->snaps_offset, q->snaps_bytes) : 0;
+}
+
 /* What can be refused is refused here. */
 static int look_ahead(struct operation *op)
 {
-	int ret = gather(op, true);
+	int ret = verify_freed(op);
 
+	if (!ret)
+		ret = gather(op, true);
 	if (!ret)
 		ret = gather(op, false);
 	if (!ret)

@@ -59,4 +59,31 @@ exits 2 "bad entry: still just that" byre-img check a.qcow2
 byre-img check a.qcow2 >ours 2>&1
 byre-img check before.qcow2 >theirs 2>&1
 same ours theirs "bad entry: nothing else changed"
+
+# Tables whose count is zero: what the operation would free at its end is looked at first.
+rm -f a.qcow2
+byre-img create -q -f qcow2 a.qcow2 64M
+byre-io -c 'write -P 1 0 1M' a.qcow2 >/dev/null
+byre-img snapshot -c one a.qcow2
+byre-io -c 'discard 0 1M' a.qcow2 >/dev/null
+for table in 'u64(64)' 'u64(u64(64))' 'u64(40)'; do
+	python3 - "$table" <<'PY'
+import struct, sys
+d = bytearray(open("a.qcow2", "rb").read())
+u64 = lambda at: struct.unpack_from(">Q", d, at)[0]
+struct.pack_into(">H", d, u64(u64(48)) + 2 * (eval(sys.argv[1]) // 65536), 0)
+open("before.qcow2", "wb").write(d)
+PY
+	case $table in
+		'u64(64)') ops='-c:two -d:one' ;;
+		'u64(40)') ops='-a:one' ;;
+		*) ops='-d:one' ;;
+	esac
+	for op in $ops; do
+		cp before.qcow2 b.qcow2
+		not_ok "$table: $op" byre-img snapshot "${op%:*}" "${op#*:}" b.qcow2
+		like "$(cat err)" "is referenced, but its refcount is 0" "$table: $op says why"
+		same before.qcow2 b.qcow2 "$table: $op changes nothing"
+	done
+done
 done_testing
