@@ -54,6 +54,10 @@ static int directory_read(struct qcow2 *q, struct directory *d, struct err *err)
 	if (!d->n || d->n > QCOW2_MAX_BITMAPS)
 		return err_set(err, EINVAL,
 			"bitmaps extension: number of bitmaps is %" PRIu32, d->n);
+	if (be32_get(ext->reserved))
+		return err_set(err, EINVAL,
+			"bitmaps extension: reserved field is 0x%" PRIx32,
+			be32_get(ext->reserved));
 	if (d->bytes < d->n * sizeof(struct qcow2_bitmap_entry) ||
 		d->bytes > QCOW2_MAX_BITMAP_DIRECTORY)
 		return err_set(err, EINVAL, "bitmap directory size %zu is out of range",

@@ -32,6 +32,7 @@ made("extra-0", snaps + 36, p32(5000))
 made("extra-1", snaps + entry + 36, p32(0xffffff00))
 made("outside", 64, p64(1 << 28))
 made("more", 60, p32(60000))
+made("reserved", ext + 12, p32(1))
 made("directory-outside", ext + 24, p64(1 << 28))
 made("directory-short", ext + 16, p64(16))
 made("directory-many", ext + 8, p32(9))
@@ -46,7 +47,7 @@ made("entry-reserved", table, p64(3))
 made("entry-outside", table, p64(1 << 28))
 PY
 
-for image in extra-0 extra-1 outside more directory-outside directory-short directory-many \
+for image in extra-0 extra-1 outside more reserved directory-outside directory-short directory-many \
 	flags kind granularity extra-data nameless table-unaligned table-outside entry-reserved entry-outside; do
 	exits 2 "$image: found" byre-img check $image.qcow2
 	like "$(cat out err)" "^ERROR" "$image: and told"
