@@ -27,6 +27,27 @@ static int too_many(struct check *c, int ret)
 	return count_error(c->err, ret, c->refs.limit);
 }
 
+/* What lies past the end of the file is not counted, but remembered where that is cheap: a
+ * repair that makes the file longer must not put anything else there. */
+static void note_beyond(struct check *c, uint64_t first, uint64_t last, uint64_t n)
+{
+	first = MAX(first, c->n_clusters);
+	last = MIN(last, first + QCOW2_MAX_L1_BYTES / BLK_SECTOR);
+	for (uint64_t i = first; i <= last && !count_add(&c->beyond, i, n); i++)
+		;
+}
+
+/* One reference to such a range that the repair takes away. */
+static void forget_beyond(struct check *c, uint64_t offset, uint64_t bytes)
+{
+	uint64_t last = qcow2_cluster_of(c->q, offset + bytes - 1);
+	uint64_t first = MAX(qcow2_cluster_of(c->q, offset), c->n_clusters);
+
+	for (uint64_t i = first; i <= last; i++)
+		if (count_get(&c->beyond, i))
+			count_sub(&c->beyond, i, 1);
+}
+
 /* Counts the clusters of a byte range n times; a range that leaves the file is a finding.
  */
 static int count_range(
@@ -43,6 +64,7 @@ static int count_range(
 	if (last >= c->n_clusters) {
 		check_found(c, FOUND_PAST_END, key, offset, bytes, 0);
 		c->out->corruptions++;
+		note_beyond(c, first, last, n);
 		return 0;
 	}
 	for (uint64_t i = first; !ret && i <= last; i++)
@@ -558,6 +580,8 @@ static int count_refcounts(struct check *c)
 
 	if (ret)
 		return ret;
+	if (c->out->corruptions != before)
+		forget_beyond(c, q->reft_offset, bytes);
 	c->refcount_errors += c->out->corruptions - before;
 	if (c->refcount_errors || !entries)
 		c->rebuild = true;
@@ -1100,10 +1124,12 @@ int check_whole(struct qcow2 *q, struct blk_check *out, unsigned fix, struct err
 	c.n_clusters = div_round_up(blk_size(q->file), q->cluster_bytes);
 	count_init(&c.refs, qcow2_count_limit(q));
 	count_init(&c.disk, c.refs.limit);
+	count_init(&c.beyond, c.refs.limit);
 	l2_set_init(&c.l2);
 	ret = check_run(&c);
 	count_destroy(&c.refs);
 	count_destroy(&c.disk);
+	count_destroy(&c.beyond);
 	l2_set_destroy(&c.l2);
 	free(c.block_offset);
 	free(c.block_index);

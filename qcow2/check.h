@@ -57,6 +57,8 @@ struct check {
 
 	uint64_t n_clusters; /* of the file, the last one perhaps cut short */
 	struct count refs, disk;
+	struct count beyond; /* references past the end of the file: where a repair makes it
+				longer they come to lie inside */
 	struct l2_set l2;
 	uint64_t used_end; /* cluster behind the last that is counted on disk */
 

@@ -150,13 +150,10 @@ static int need_block(struct layout *l, uint64_t index)
 	return 0;
 }
 
-/* Blocks for all that is referenced; then those that the new structure needs for itself.
- */
-static int lay_out(struct check *c, struct layout *l)
+/* Blocks for all that is referenced. */
+static int need_blocks(struct check *c, struct layout *l)
 {
-	struct qcow2 *q = c->q;
 	struct count_chunk **chunks;
-	uint64_t size = 0, bytes;
 	int ret = count_sorted(&c->refs, &chunks);
 
 	if (ret)
@@ -166,29 +163,79 @@ static int lay_out(struct check *c, struct layout *l)
 			if (count_chunk_get(chunks[i], pos))
 				ret = need_block(l,
 					((chunks[i]->index << COUNT_CHUNK_BITS) + pos) >>
-						q->refblock_bits);
+						c->q->refblock_bits);
 	free(chunks);
-	l->start = c->n_clusters;
-	do {
-		uint64_t last = (l->start + size) >> q->refblock_bits;
-		uint64_t first = l->start >> q->refblock_bits;
+	return ret;
+}
 
-		if (ret || (last + 1) * sizeof(be64) > QCOW2_MAX_REFTABLE_BYTES) {
-			ret = ret ? ret : -EFBIG;
-			break;
-		}
+/* Those that the new structure needs for itself, from l->start on; *size is all of it. */
+static int need_own_blocks(struct check *c, struct layout *l, uint64_t *size)
+{
+	struct qcow2 *q = c->q;
+	int ret = 0;
+
+	for (*size = 0; !ret;) {
+		uint64_t last = (l->start + *size) >> q->refblock_bits;
+		uint64_t first = l->start >> q->refblock_bits, bytes;
+
+		if ((last + 1) * sizeof(be64) > QCOW2_MAX_REFTABLE_BYTES)
+			return -EFBIG;
 		if (l->n)
 			first = MAX(first, l->index[l->n - 1] + 1);
 		for (uint64_t x = first; !ret && x <= last; x++)
 			ret = need_block(l, x);
-		if (ret)
-			break;
 		bytes = (l->index[l->n - 1] + 1) * sizeof(be64);
 		l->table_clusters = div_round_up(bytes, q->cluster_bytes);
-		if (size == l->n + l->table_clusters)
+		if (*size == l->n + l->table_clusters)
 			break;
-		size = l->n + l->table_clusters;
-	} while (!ret);
+		*size = l->n + l->table_clusters;
+	}
+	return ret;
+}
+
+/* The last cluster of the range that something refers to though the file ends before it; 0
+ * where there is none. */
+static uint64_t last_beyond(struct check *c, uint64_t start, uint64_t size)
+{
+	for (uint64_t i = start + size; i > start; i--)
+		if (count_get(&c->beyond, i - 1))
+			return i - 1;
+	return 0;
+}
+
+/* What the longer file makes of references past the old end: clusters of zeros, counted. */
+static int take_in(struct check *c, uint64_t from, uint64_t to)
+{
+	int ret = 0;
+
+	for (uint64_t i = from; !ret && i < to; i++) {
+		uint64_t n = count_get(&c->beyond, i);
+
+		ret = n ? count_add(&c->refs, i, n) : 0;
+	}
+	return ret;
+}
+
+/* Behind the end of the file, and behind what refers to clusters there. Growing steps: a
+ * hostile image can refer to every third cluster for long. */
+static int lay_out(struct check *c, struct layout *l)
+{
+	uint64_t size = 0, end = c->n_clusters, step = 1, taken;
+	int ret;
+
+	l->start = end;
+	do {
+		ret = take_in(c, l->start, end);
+		l->start = end;
+		l->n = 0;
+		if (!ret)
+			ret = need_blocks(c, l);
+		if (!ret)
+			ret = need_own_blocks(c, l, &size);
+		taken = ret ? 0 : last_beyond(c, l->start, size);
+		end = MAX(taken + 1, l->start + step);
+		step *= 2;
+	} while (taken);
 	for (uint64_t i = 0; !ret && i < size; i++)
 		ret = count_add(&c->refs, l->start + i, 1);
 	return ret;

@@ -25,13 +25,14 @@ KINDS = {
     "block-outside": "whole", "second-block-outside": "whole", "block-is-l2": "whole",
     "block-twice": "whole", "block-is-table": "whole", "table-outside": "whole",
     "table-too-long": "whole", "table-is-l1": "whole", "table-empty": "whole",
-    "table-is-l2": "whole",
+    "table-is-l2": "whole", "table-leaves-file": "whole",
     # flags
     "l1-not-copied": "whole", "l2-not-copied": "whole", "dirty": "whole", "corrupt": "whole",
     "dirty-and-wrong": "whole",
     # entries
     "two-share": "clean", "l2-to-l2": "clean", "l2-to-block": "clean",
     "prealloc-unaligned": "clean", "l1-is-table": "clean",
+    "just-outside-and-no-block": "clean",
     "data-unaligned": "worse", "data-outside": "worse", "data-far-outside": "worse",
     "l2-reserved": "worse", "l1-reserved": "worse", "l1-outside": "worse",
     "compressed-outside": "worse", "l1-is-block": "worse",
@@ -84,6 +85,7 @@ class Image:
             "table-outside": lambda: self.p64(48, 1 << 28),
             "table-too-long": lambda: self.p32(56, 2),
             "table-is-l1": lambda: self.p64(48, self.l1),
+            "table-leaves-file": lambda: self.p64(48, len(self.b) // CS * CS) or self.p32(56, 3),
             "table-empty": lambda: self.p32(56, 0),
             "table-is-l2": lambda: self.p64(48, self.l2),
             "l1-not-copied": lambda: self.p64(self.l1, self.l2),
@@ -103,6 +105,8 @@ class Image:
             "l1-reserved": lambda: self.p64(self.l1, self.u64(self.l1) | 1 << 56),
             "l1-is-table": lambda: self.p64(self.l1, self.reft),
             "l1-is-block": lambda: self.p64(self.l1, self.block | COPIED),
+            "just-outside-and-no-block": lambda: (self.p64(self.l2, end | COPIED),
+                                                  self.p64(self.reft, 0)),
             "l1-outside": lambda: self.p64(self.l1, 1 << 28 | COPIED),
             "compressed-outside": lambda: self.p64(self.l2, 1 << 28 | COMPRESSED),
         }[kind]()
