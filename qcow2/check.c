@@ -749,6 +749,7 @@ static int mismatch(struct check *c, uint64_t cluster, uint64_t count, uint64_t 
 	if (ret)
 		return too_many(c, ret);
 	c->used_end = MAX(c->used_end, cluster + 1);
+	c->uncountable |= refs > c->q->refcount_max;
 	if (count < refs) {
 		c->out->corruptions++;
 		c->refcount_errors++;

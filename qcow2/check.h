@@ -76,6 +76,7 @@ struct check {
 			    use */
 	bool overlaps;		/* metadata upon metadata: tables are not written to */
 	bool rebuild;    /* the refcount structure itself is broken */
+	bool uncountable;   /* more references than a count of this width can say */
 	bool fix_snapshots; /* entries are unfinished: the table is written anew */
 	bool fix_header;	/* it names fewer structures now: written first */
 	bool fix_entries;   /* preallocated entries to be cleared */

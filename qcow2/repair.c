@@ -458,14 +458,16 @@ static int repair_steps(struct check *c)
 	return ret ? ret : flush(c);
 }
 
-/* The counts are sound by now: the engine's own allocator can be used. */
+/* The counts are sound by now, unless some cannot be: the engine's own allocator can be used.
+ */
 static int repair_snapshots(struct check *c)
 {
 	struct qcow2 *q = c->q;
 	uint64_t n = 0;
 	int ret;
 
-	if (!c->fix_snapshots || !(c->fix & BLK_FIX_ERRORS) || c->incomplete)
+	if (!c->fix_snapshots || !(c->fix & BLK_FIX_ERRORS) || c->incomplete ||
+		c->uncountable)
 		return 0;
 	q->overlap.off = false;
 	ret = qcow2_tables_load(q, c->err);

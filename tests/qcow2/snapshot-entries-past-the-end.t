@@ -66,4 +66,10 @@ exits 0 "empty table: clean" byre-img check bad.qcow2
 ok "empty table: opens for writing" byre-io -c 'write 512k 512' bad.qcow2
 ok "empty table: can be deleted" byre-img snapshot -d n1 bad.qcow2
 exits 0 "empty table: clean without it" byre-img check bad.qcow2
+
+# Counts of one bit: the table is not written anew by what cannot know what is free.
+damage bad.qcow2 2 'p16(e + 12, 0xff00); d[96:100] = bytes(4)'
+exits 2 "counts too narrow: repaired as far as that goes" byre-img check -r all bad.qcow2
+exits 2 "counts too narrow: nor by another pass" byre-img check -r all bad.qcow2
+ok "counts too narrow: the disk can be read" byre-io -r -c 'read -P 2 0 8k' bad.qcow2
 done_testing
