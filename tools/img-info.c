@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/size.h"
 #include "block/driver.h"
+#include "tools/common-tree.h"
 #include "tools/img.h"
 
 static const char help[] =
@@ -158,52 +159,6 @@ static void indent(unsigned depth)
 	printf("%*s", (int)(4 * depth), "");
 }
 
-static void print_value(const struct json *v, unsigned depth);
-
-static int print_member(const char *key, const struct json *v, void *arg)
-{
-	unsigned depth = *(unsigned *)arg;
-
-	indent(depth);
-	for (; *key; key++)
-		putchar(*key == '-' ? ' ' : *key);
-	putchar(':');
-	print_value(v, depth);
-	return 0;
-}
-
-/* What follows "key:" — a scalar on the same line, more lines one level deeper. */
-static void print_value(const struct json *v, unsigned depth)
-{
-	unsigned inner = depth + 1;
-
-	switch (json_kind_of(v)) {
-	case JSON_OBJECT:
-		putchar('\n');
-		json_object_each(v, print_member, &inner);
-		return;
-	case JSON_ARRAY:
-		putchar('\n');
-		for (size_t i = 0; i < json_array_len(v); i++) {
-			indent(inner);
-			printf("[%zu]:", i);
-			print_value(json_array_at(v, i), inner);
-		}
-		return;
-	case JSON_STRING:
-		printf(" %s\n", json_string_of(v));
-		return;
-	case JSON_INT:
-		printf(" %" PRId64 "\n", json_int_of(v));
-		return;
-	case JSON_BOOL:
-		printf(" %s\n", json_bool_of(v) ? "true" : "false");
-		return;
-	default:
-		putchar('\n');
-	}
-}
-
 static const char *text_of(const struct json *o, const char *key)
 {
 	const struct json *v = json_get(o, key);
@@ -274,14 +229,13 @@ static int is_member(const char *key, const struct json *v, void *arg)
 static void print_specific(const struct json *o, unsigned depth)
 {
 	const struct json *specific = json_get(o, "format-specific"), *data;
-	unsigned inner = depth + 1;
 
 	data = specific ? json_get(specific, "data") : NULL;
 	if (!data || !json_object_each(data, is_member, NULL))
 		return;
 	indent(depth);
 	printf("Format specific information:\n");
-	json_object_each(data, print_member, &inner);
+	tool_print_tree(data, depth + 1);
 }
 
 static void print_node(const struct json *o, const struct blk_snapshot *snapshots,
