@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Errors: messages of bounded length. A text is first made in a buffer of its own, so
- * that callers may pass the old message as an argument of the new one.
+ * that callers may pass the old message as an argument of the new one. Names in it may come
+ * from an image: control characters are taken out of all that is kept.
  */
 #include "base/err.h"
 
@@ -10,9 +11,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
+
 static const char cut[] = "...";
 
-/* vsnprintf that shows where it cut: the last characters become "...". */
+/* vsnprintf of one clean line that shows where it cut: its end becomes "...". */
 __attribute__((format(printf, 3, 0))) static void format_cut(
 	char *out, size_t out_bytes, const char *fmt, va_list ap)
 {
@@ -22,6 +25,7 @@ __attribute__((format(printf, 3, 0))) static void format_cut(
 		snprintf(out, out_bytes, "%s", "message could not be formatted");
 	else if ((size_t)n >= out_bytes)
 		memcpy(out + out_bytes - sizeof(cut), cut, sizeof(cut));
+	text_clean(out);
 }
 
 int err_set(struct err *err, int code, const char *fmt, ...)

@@ -20,8 +20,8 @@
 
 struct err {
 	int code;	/* errno value, positive; 0 while nothing is set */
-	char msg[1024]; /* one line, no newline; cut with "..." when longer */
-	char hint[256]; /* optional second line */
+	char msg[1024]; /* one line, no control characters; cut with "..." when longer */
+	char hint[256]; /* optional second line, likewise */
 };
 
 #define ERR_INIT                                                                         \

@@ -362,7 +362,7 @@ int opts_take_size(struct opts *o, const char *key, uint64_t *out, struct err *e
 			"Parameter '%s' expects a non-negative number below 2^64", key);
 		err_hint(err,
 			"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, "
-			"tera-, peta-\nand exabytes, respectively.");
+			"tera-, peta- and exabytes, respectively.");
 	}
 	return ret;
 }

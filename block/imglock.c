@@ -177,10 +177,6 @@ static void program_of(struct holder *h)
 	if (fgets(h->program, sizeof(h->program), f))
 		h->program[strcspn(h->program, "\n")] = '\0';
 	fclose(f);
-	/* A process names itself: keep the message one line of plain text. */
-	for (char *p = h->program; *p; p++)
-		if (!isprint((unsigned char)*p))
-			*p = '?';
 }
 
 /* Fills in what can be found; h->pid stays 0 where nothing can. */

@@ -56,9 +56,6 @@ static void feature_name(const struct qcow2 *q, unsigned bit, char *buf, size_t 
 			if (f->type != 0 || f->bit != bit || !f->name[0])
 				continue;
 			snprintf(buf, bytes, "%.46s", f->name);
-			for (char *p = buf; *p; p++)
-				if ((unsigned char)*p < 0x20 || *p == 0x7f)
-					*p = '?';
 			return;
 		}
 	}

@@ -82,6 +82,21 @@ static void long_texts_are_cut_with_dots(void **state)
 	assert_string_equal(err.msg + sizeof(err.msg) - 4, "...");
 }
 
+static void names_stay_on_the_line(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	err_errno(&err, ENOENT, "'%s'", "a\nb\x1b[2J\t\x7f");
+	assert_string_equal(err.msg, "'a?b?[2J?\?': No such file or directory");
+	err_prefix(&err, "%s", "x\ry");
+	assert_memory_equal(err.msg, "x?y: 'a?b", 9);
+	err_hint(&err, "%s", "a\nb");
+	assert_string_equal(err.hint, "a?b");
+	err_set(&err, EINVAL, "%s", "caf\xc3\xa9 \xe4\xba\x9b \xc2\xa0 \xc2\x9b!");
+	assert_string_equal(err.msg, "caf\xc3\xa9 \xe4\xba\x9b \xc2\xa0 ?\?!");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -91,6 +106,7 @@ int main(void)
 		cmocka_unit_test(prefix_keeps_code_and_hint),
 		cmocka_unit_test(null_err_still_fails),
 		cmocka_unit_test(long_texts_are_cut_with_dots),
+		cmocka_unit_test(names_stay_on_the_line),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
