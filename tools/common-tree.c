@@ -6,11 +6,13 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "tools/common.h"
+
 static void print_value(const struct json *v, unsigned depth)
 {
 	switch (json_kind_of(v)) {
 	case JSON_STRING:
-		printf(" %s\n", json_string_of(v));
+		tool_line(stdout, " %s", json_string_of(v));
 		return;
 	case JSON_INT:
 		printf(" %" PRId64 "\n", json_int_of(v));

@@ -13,6 +13,7 @@
 
 #include "base/math.h"
 #include "base/size.h"
+#include "base/text.h"
 #include "block/secret.h"
 
 const char *tool_name = "byre";
@@ -25,16 +26,38 @@ void tool_set_name(const char *argv0, const char *ours, const char *peer)
 	tool_name = base && !strcmp(base, peer) ? peer : ours;
 }
 
+/* The text as it may be shown. The caller frees it; no memory aborts, as in base/opts.c. */
+__attribute__((format(printf, 1, 0))) static char *clean_text(const char *fmt, va_list ap)
+{
+	char *text;
+
+	if (vasprintf(&text, fmt, ap) < 0)
+		abort();
+	text_clean(text);
+	return text;
+}
+
+void tool_line(FILE *out, const char *fmt, ...)
+{
+	va_list ap;
+	char *text;
+
+	va_start(ap, fmt);
+	text = clean_text(fmt, ap);
+	va_end(ap);
+	fprintf(out, "%s\n", text);
+	free(text);
+}
+
 __attribute__((format(printf, 2, 0))) static void say(
 	const char *kind, const char *fmt, va_list ap)
 {
+	char *text = clean_text(fmt, ap);
+
 	/* Results that were printed before stand before the message. */
 	fflush(stdout);
-	flockfile(stderr);
-	fprintf(stderr, "%s: %s", tool_name, kind);
-	vfprintf(stderr, fmt, ap);
-	fputc('\n', stderr);
-	funlockfile(stderr);
+	fprintf(stderr, "%s: %s%s\n", tool_name, kind, text);
+	free(text);
 }
 
 void tool_error(const char *fmt, ...)

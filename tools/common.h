@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/err.h"
 #include "base/opts.h"
@@ -25,6 +26,9 @@ void tool_set_name(const char *argv0, const char *ours, const char *peer);
 /* "NAME: message" on stderr. */
 void tool_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void tool_warning(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* One line on `out`. Control characters in it become '?': a name out of an image must not
+ * begin a line of its own, nor steer the terminal. */
+void tool_line(FILE *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* An err with its hint as second line; `where` goes before the message unless NULL. */
 void tool_report(const char *where, const struct err *err);
 

@@ -46,7 +46,7 @@ static void report(void *arg, bool error, const char *line)
 {
 	(void)arg;
 	(void)error;
-	fprintf(stderr, "%s\n", line);
+	tool_line(stderr, "%s", line);
 }
 
 static void put_count(struct json *o, const char *key, uint64_t n)

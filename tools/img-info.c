@@ -175,15 +175,16 @@ static void print_backing(const struct json *o, unsigned depth)
 	if (!name)
 		return;
 	indent(depth);
-	printf("backing file: %s", name);
 	if (!full)
-		printf(" (cannot determine actual path)");
+		tool_line(
+			stdout, "backing file: %s (cannot determine actual path)", name);
 	else if (strcmp(full, name))
-		printf(" (actual path: %s)", full);
-	putchar('\n');
+		tool_line(stdout, "backing file: %s (actual path: %s)", name, full);
+	else
+		tool_line(stdout, "backing file: %s", name);
 	if (format) {
 		indent(depth);
-		printf("backing file format: %s\n", format);
+		tool_line(stdout, "backing file format: %s", format);
 	}
 }
 
@@ -245,7 +246,8 @@ static void print_node(const struct json *o, const struct blk_snapshot *snapshot
 	bool protocol = *path && !json_array_len(children);
 
 	indent(depth);
-	printf("%s: %s\n", protocol ? "filename" : "image", text_of(o, "filename"));
+	tool_line(stdout, "%s: %s", protocol ? "filename" : "image",
+		text_of(o, "filename"));
 	indent(depth);
 	printf("%s: %s\n", protocol ? "protocol type" : "file format",
 		text_of(o, "format"));

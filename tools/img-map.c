@@ -56,8 +56,8 @@ static int print_human_row(const struct row *r)
 		tool_error("File contains external, encrypted or compressed clusters.");
 		return -ENOTSUP;
 	}
-	printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", r->start, r->bytes,
-		r->host_offset, blk_filename(r->host));
+	tool_line(stdout, "%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s", r->start,
+		r->bytes, r->host_offset, blk_filename(r->host));
 	return 0;
 }
 

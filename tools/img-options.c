@@ -539,7 +539,7 @@ static void print_snapshot(const struct blk_snapshot *s)
 		(unsigned)(s->vm_clock_nsec / 1000000 % 1000));
 	if (s->icount != UINT64_MAX)
 		snprintf(icount, sizeof(icount), "%" PRIu64, s->icount);
-	printf("%-7s %-16s %8s %19s %15s %10s\n", s->id, s->name,
+	tool_line(stdout, "%-7s %-16s %8s %19s %15s %10s", s->id, s->name,
 		size_human(size, sizeof(size), s->vm_state_bytes), date, vm_clock,
 		icount);
 }
