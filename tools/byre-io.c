@@ -323,5 +323,5 @@ int main(int argc, char **argv)
 	}
 	secrets_clear();
 	free(s.commands);
-	return fflush(stdout) || ferror(stdout) ? 1 : status;
+	return tool_flush_stdout() < 0 ? 1 : status;
 }

@@ -379,13 +379,19 @@ void tool_die_of_signal(void)
 	raise(sig);
 }
 
-int tool_flush_stdout(void)
+int tool_check_stdout(void)
 {
-	int code;
+	static int code;
 
-	if (!fflush(stdout) && !ferror(stdout))
-		return 0;
+	if (code || !ferror(stdout))
+		return -code;
 	code = errno ? errno : EIO;
 	tool_error("standard output: %s", strerror(code));
 	return -code;
+}
+
+int tool_flush_stdout(void)
+{
+	fflush(stdout); /* ferror tells how it went */
+	return tool_check_stdout();
 }

@@ -85,7 +85,10 @@ void tool_tell_on_signal(const char *path, bool remove);
  * Does nothing where there was none. */
 void tool_die_of_signal(void);
 
-/* Flushes stdout: 0, or -errno after saying so (a full disk is not a success). */
+/* Whether everything printed so far went out: 0, or -errno after saying so once. What prints
+ * without end asks after each line; tool_flush_stdout, which flushes first, is for the end:
+ * a full disk is not a success. */
+int tool_check_stdout(void);
 int tool_flush_stdout(void);
 
 #endif

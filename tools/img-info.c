@@ -374,7 +374,7 @@ static void print_chain(const struct info *info, struct link *chain, size_t n)
 	char *text;
 
 	if (!info->common.json) {
-		for (size_t i = 0; i < n; i++) {
+		for (size_t i = 0; i < n && !tool_check_stdout(); i++) {
 			if (i)
 				putchar('\n');
 			print_node(chain[i].facts, chain[i].snapshots,

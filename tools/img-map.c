@@ -35,30 +35,44 @@ struct row {
 	const struct blk *host;
 };
 
-static void print_json_row(const struct row *r, bool first, bool last)
+static void print_json_row(const struct row *r, bool last)
 {
 	static const char *const text[] = {"false", "true"};
 
-	printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, "
+	printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, "
 	       "\"present\": %s, \"zero\": %s, \"data\": %s, \"compressed\": %s",
-		first ? "[" : "", r->start, r->bytes, r->depth, text[r->present],
-		text[r->zero], text[r->data], text[r->compressed]);
+		r->start, r->bytes, r->depth, text[r->present], text[r->zero],
+		text[r->data], text[r->compressed]);
 	if (r->has_offset)
 		printf(", \"offset\": %" PRIu64, r->host_offset);
 	printf(last ? "}]\n" : "},\n");
 }
 
-static int print_human_row(const struct row *r)
+static int print_human_row(const struct blk *b, const struct row *r)
 {
 	if (!r->data || r->zero)
 		return 0;
 	if (!r->has_offset || !r->host) {
-		tool_error("File contains external, encrypted or compressed clusters.");
+		tool_error(
+			"%s: File contains external, encrypted or compressed clusters.",
+			blk_filename(b));
 		return -ENOTSUP;
 	}
 	tool_line(stdout, "%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s", r->start,
 		r->bytes, r->host_offset, blk_filename(r->host));
 	return 0;
+}
+
+/* A map may have more rows than anyone waits for: it ends when nobody can read it. */
+static int print_row(const struct blk *b, const struct row *r, bool json, bool last)
+{
+	int ret = 0;
+
+	if (json)
+		print_json_row(r, last);
+	else
+		ret = print_human_row(b, r);
+	return ret < 0 ? ret : tool_check_stdout();
 }
 
 static bool goes_on(const struct row *a, const struct row *b)
@@ -113,10 +127,12 @@ static int look_up(struct blk *b, uint64_t offset, uint64_t bytes, struct row *r
 static int print_map(struct blk *b, uint64_t offset, uint64_t end, bool json)
 {
 	struct row row = {.start = offset}, next;
-	bool first = true, have = false;
+	bool have = false;
 	int ret = 0;
 
-	if (!json)
+	if (json)
+		putchar('[');
+	else
 		printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
 	for (; offset < end; offset += next.bytes) {
 		ret = look_up(b, offset, end - offset, &next);
@@ -130,21 +146,14 @@ static int print_map(struct blk *b, uint64_t offset, uint64_t end, bool json)
 			row.bytes += next.bytes;
 			continue;
 		}
-		if (have && json)
-			print_json_row(&row, first, false);
-		else if (have)
-			ret = print_human_row(&row);
+		if (have)
+			ret = print_row(b, &row, json, false);
 		if (ret < 0)
 			return ret;
-		first = first && !have;
 		row = next;
 		have = true;
 	}
-	if (json)
-		print_json_row(&row, first, true); /* an empty map has one empty row */
-	else if (have)
-		ret = print_human_row(&row);
-	return ret;
+	return print_row(b, &row, json, true); /* an empty map has one empty row */
 }
 
 int img_map(int argc, char **argv)

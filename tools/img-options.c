@@ -551,6 +551,6 @@ void img_print_snapshots(const struct blk_snapshot *list, size_t n)
 	printf("Snapshot list:\n");
 	printf("%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE",
 		"VM_CLOCK", "ICOUNT");
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n && !tool_check_stdout(); i++)
 		print_snapshot(&list[i]);
 }

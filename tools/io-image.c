@@ -157,6 +157,9 @@ static int map_run(struct io *io, const struct io_command *cmd, int argc, char *
 			io_size_text(length, (double)run), run,
 			allocated ? "    allocated" : "not allocated",
 			io_size_text(at, (double)pos), pos);
+		ret = tool_check_stdout();
+		if (ret)
+			return ret;
 	}
 	return 0;
 }
