@@ -145,7 +145,7 @@ struct blk *tool_open(const struct tool_image *image, unsigned flags)
 	return b;
 }
 
-int tool_close(struct blk *b)
+int tool_close_quietly(struct blk *b, struct err *err)
 {
 	char *name;
 	int ret;
@@ -155,10 +155,21 @@ int tool_close(struct blk *b)
 	name = strdup(blk_filename(b));
 	ret = blk_close(b);
 	if (ret < 0)
-		tool_error("%s: could not write everything out: %s",
-			name ? name : "image", strerror(-ret));
+		err_errno(err, -ret, "%s: could not write everything out",
+			name ? name : "image");
 	free(name);
 	return ret;
+}
+
+int tool_close(struct blk *b, int ret)
+{
+	struct err err = ERR_INIT;
+	int closed = tool_close_quietly(b, &err);
+
+	if (ret < 0 || closed >= 0)
+		return ret;
+	tool_report(NULL, &err);
+	return closed;
 }
 
 int tool_add_object(const char *text)

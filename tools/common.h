@@ -42,8 +42,11 @@ struct tool_image {
 
 /* Opens it; on failure says why and returns NULL. */
 struct blk *tool_open(const struct tool_image *image, unsigned flags);
-/* Closes it; a failing flush is reported. 0 or -errno. */
-int tool_close(struct blk *b);
+/* Closes it. 0, or -errno with err set where what was written did not all go out. */
+int tool_close_quietly(struct blk *b, struct err *err);
+/* Closes it after work that came to `ret`. What is wrong now is said unless that was a
+ * failure, which has been reported: often it is the same one. Returns ret, or -errno. */
+int tool_close(struct blk *b, int ret);
 
 /* --object: a secret. 0, 1 where it only listed what there is, -EINVAL after saying why.
  */

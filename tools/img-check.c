@@ -230,7 +230,7 @@ int img_check(int argc, char **argv)
 	if (!b)
 		return CHECK_FAILED;
 	ret = check_image(b, &common, argv[optind], fix);
-	if (tool_close(b) < 0)
+	if (tool_close(b, ret == CHECK_FAILED ? -EIO : 0) < 0)
 		ret = CHECK_FAILED;
 	return ret;
 }

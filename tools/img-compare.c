@@ -312,7 +312,7 @@ static int open_and_compare(struct compare *c, const struct img_common *common,
 	const struct tool_image images[2])
 {
 	unsigned flags = common->share ? BLK_O_SHARE : 0;
-	int ret = COMPARE_OPEN_FAILED;
+	int ret = COMPARE_OPEN_FAILED, closed;
 
 	if (tool_cache(common->cache ? common->cache : "writeback", "source cache",
 		    &flags) < 0)
@@ -322,8 +322,8 @@ static int open_and_compare(struct compare *c, const struct img_common *common,
 		c->side[1].b = tool_open(&images[1], flags);
 	if (c->side[1].b)
 		ret = compare(c, common);
-	tool_close(c->side[1].b);
-	tool_close(c->side[0].b);
+	closed = tool_close(c->side[1].b, ret > COMPARE_DIFFERENT ? -EIO : 0);
+	tool_close(c->side[0].b, closed);
 	return ret;
 }
 

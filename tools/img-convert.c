@@ -284,14 +284,11 @@ static uint64_t total_bytes(const struct convert *c)
 	return total;
 }
 
-static int close_sources(struct convert *c)
+/* After a copy that came to `ret`, which is returned, or -errno. */
+static int close_sources(struct convert *c, int ret)
 {
-	int ret = 0;
-
-	for (size_t i = 0; c->sources && i < c->n_sources; i++) {
-		if (tool_close(c->sources[i].b) < 0)
-			ret = -EIO;
-	}
+	for (size_t i = 0; c->sources && i < c->n_sources; i++)
+		ret = tool_close(c->sources[i].b, ret);
 	free(c->sources);
 	return ret;
 }
@@ -502,7 +499,7 @@ static void on_salvaged(void *arg, uint64_t offset, int code)
 			strerror(code));
 }
 
-static int copy(struct convert *c)
+static int copy(struct convert *c, struct err *err)
 {
 	struct copy_job job = {
 		.sources = c->sources,
@@ -522,8 +519,6 @@ static int copy(struct convert *c)
 		.salvaged = on_salvaged,
 		.arg = c,
 	};
-	struct err err = ERR_INIT;
-	int ret;
 
 	if (blk_backing(c->dst))
 		job.backing_bytes = blk_size(blk_backing(c->dst));
@@ -531,30 +526,33 @@ static int copy(struct convert *c)
 	if (c->backing)
 		job.base = blk_backing(c->sources[0].b);
 	c->touched = true;
-	ret = copy_run(&job, &err);
-	if (ret < 0 && !tool_interrupted())
-		tool_report(NULL, &err);
-	return ret;
+	return copy_run(&job, err);
 }
 
-/* After a failure: nothing half-written stays under the target's name without a word. */
-static void give_up(const struct convert *c)
+/* After a failure: nothing half-written stays under the target's name without a word, and
+ * one failure is one line. err has what has not been said yet. */
+static void give_up(const struct convert *c, const struct err *err)
 {
-	const char *why = tool_interrupted() ? "interrupted: " : "";
 	bool removed = c->created && !unlink(c->created);
+	bool incomplete = !removed && c->touched;
 
-	if (removed && tool_interrupted())
-		tool_error("%s'%s' has been removed", why, target_name(c));
-	else if (!removed && c->touched)
-		tool_error("%s'%s' is incomplete", why, target_name(c));
-	else if (tool_interrupted())
-		tool_error("%s'%s' has not been touched", why, target_name(c));
+	if (tool_interrupted())
+		tool_error("interrupted: '%s' %s", target_name(c),
+			removed      ? "has been removed"
+			: incomplete ? "is incomplete"
+				     : "has not been touched");
+	else if (incomplete)
+		tool_error("%s%s'%s' is incomplete", err->msg, err->code ? "; " : "",
+			target_name(c));
+	else if (err->code)
+		tool_report(NULL, err);
 }
 
 static int copy_to_target(struct convert *c)
 {
+	struct err err = ERR_INIT;
 	unsigned flags;
-	int ret = 0;
+	int ret = 0, closed;
 
 	/* A wrong cache mode is better found before the target is made. */
 	flags = 0;
@@ -566,13 +564,15 @@ static int copy_to_target(struct convert *c)
 	if (!ret)
 		ret = open_target(c);
 	if (!ret)
-		ret = copy(c);
-	if (tool_close(c->dst) < 0)
-		ret = -EIO;
+		ret = copy(c, &err);
+	/* What did not go out is often what the copy has failed with. */
+	closed = tool_close_quietly(c->dst, ret < 0 ? NULL : &err);
+	if (!ret)
+		ret = closed;
 	if (!ret && tool_interrupted())
 		ret = -ECANCELED;
 	if (ret < 0)
-		give_up(c);
+		give_up(c, &err);
 	return ret;
 }
 
@@ -584,8 +584,7 @@ static int convert(struct convert *c)
 	ret = open_sources(c);
 	if (!ret)
 		ret = copy_to_target(c);
-	if (close_sources(c) < 0)
-		ret = -EIO;
+	ret = close_sources(c, ret);
 	if (!ret)
 		progress_update(1, 1);
 	progress_end();

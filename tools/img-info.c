@@ -327,8 +327,7 @@ static int look(const struct info *info, const struct tool_image *image, struct 
 	l->facts = node_facts(b, l->snapshots, l->n_snapshots);
 	if (info->chain)
 		ret = find_next(b, l);
-	tool_close(b);
-	return ret;
+	return tool_close(b, ret);
 }
 
 static bool seen(const struct link *chain, size_t n, const char *name)

@@ -197,7 +197,5 @@ int img_map(int argc, char **argv)
 	size = tool_disk_bytes(b);
 	ret = print_map(b, start,
 		start < size ? start + MIN(length, size - start) : start, common.json);
-	if (tool_close(b) < 0 || ret < 0)
-		return 1;
-	return 0;
+	return tool_close(b, ret) < 0 ? 1 : 0;
 }

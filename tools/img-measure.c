@@ -141,8 +141,7 @@ static int measure(struct measure *m)
 	else
 		print_measure(&result, m->common.json);
 out:
-	tool_close(src);
-	return ret;
+	return tool_close(src, ret);
 }
 
 static int parse(struct measure *m, int c)

@@ -177,9 +177,7 @@ int img_resize(int argc, char **argv)
 	b = tool_open(&image, BLK_O_RDWR);
 	if (!b)
 		return 1;
-	ret = resize(&r, b);
-	if (tool_close(b) < 0)
-		ret = -EIO;
+	ret = tool_close(b, resize(&r, b));
 	if (!ret && !r.common.quiet)
 		printf("Image resized.\n");
 	return ret < 0 ? 1 : 0;

@@ -137,8 +137,6 @@ int img_snapshot(int argc, char **argv)
 	b = tool_open(&image, flags);
 	if (!b)
 		return 1;
-	ret = run(b, action, name);
-	if (tool_close(b) < 0)
-		ret = -EIO;
+	ret = tool_close(b, run(b, action, name));
 	return ret < 0 ? 1 : 0;
 }
