@@ -56,7 +56,8 @@ static int source_clusters(struct blk *src, uint64_t cs, uint64_t *out, struct e
 
 		if (ret)
 			return err_errno(err, -ret,
-				"Unable to get block status at offset %" PRIu64, at);
+				"%s: Unable to get block status at offset %" PRIu64,
+				blk_filename(src), at);
 		if ((e.flags & BLK_EXT_ZERO) || (e.flags & data) != data) {
 			at += e.bytes;
 			continue;

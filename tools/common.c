@@ -234,9 +234,9 @@ int tool_number(
 	if (ret && !is_out_of_range(text, ret))
 		tool_error("Invalid %s specified: '%s'.", what, text);
 	else
-		tool_error("Invalid %s specified. Must be between %" PRIu64
+		tool_error("'%s': Invalid %s specified. Must be between %" PRIu64
 			   " and %" PRIu64 ".",
-			what, min, max);
+			text, what, min, max);
 	return -EINVAL;
 }
 

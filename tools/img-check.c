@@ -125,9 +125,10 @@ static int run_check(struct blk *b, struct blk_check *c, unsigned fix)
 	c->report = report;
 	ret = blk_check(b, c, fix, &err);
 	if (ret == -ENOTSUP)
-		tool_error("This image format does not support checks");
+		tool_error(
+			"%s: This image format does not support checks", blk_filename(b));
 	else if (ret < 0)
-		tool_report("Check failed", &err);
+		tool_error("%s: Check failed: %s", blk_filename(b), err.msg);
 	return ret;
 }
 

@@ -343,11 +343,14 @@ static int check_compression(
 	if (!c->compress)
 		return 0;
 	if (!img_has_option(target, "compression_type"))
-		return err_set(
-			err, ENOTSUP, "Compression not supported for this file format");
+		return err_set(err, ENOTSUP,
+			"%s: Compression not supported for this file format ('%s')",
+			target_name(c), target->format->name);
 	if (prealloc && strcmp(prealloc, "off"))
 		return err_set(err, ENOTSUP,
-			"Compression and preallocation not supported at the same time");
+			"%s: Compression and preallocation not supported at the same "
+			"time",
+			target_name(c));
 	return 0;
 }
 
@@ -474,7 +477,9 @@ static int open_target(struct convert *c)
 		return -EINVAL;
 	}
 	if (blk_size(c->dst) < total_bytes(c)) {
-		tool_error("output file is smaller than input file");
+		tool_error("%s: output file is smaller than input file (%" PRIu64
+			   " of %" PRIu64 " bytes)",
+			blk_filename(c->dst), blk_size(c->dst), total_bytes(c));
 		return -EINVAL;
 	}
 	return 0;

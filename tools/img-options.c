@@ -518,7 +518,8 @@ int img_load_snapshot(struct blk *b, const char *param)
 			ret = blk_snapshot_load(b, found, &err);
 	}
 	if (ret < 0)
-		tool_error("Failed to load snapshot: %s", err.msg);
+		tool_error("%s: Failed to load snapshot: %s ('%s')", blk_filename(b),
+			err.msg, param);
 out:
 	free(found);
 	opts_free(opts);

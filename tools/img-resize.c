@@ -69,8 +69,8 @@ static int parse_size(struct resize *r, const char *text)
 	return ret;
 }
 
-/* The new size in bytes; 0 where it would be none, after saying so. */
-static uint64_t new_size(const struct resize *r, uint64_t size)
+/* The new size in bytes; 0 with err set where it cannot be one. */
+static uint64_t new_size(const struct resize *r, uint64_t size, struct err *err)
 {
 	uint64_t total = r->bytes;
 
@@ -79,41 +79,47 @@ static uint64_t new_size(const struct resize *r, uint64_t size)
 	else if (r->sign == '+' && add_overflow(size, r->bytes, &total))
 		total = UINT64_MAX;
 	if (!total) {
-		tool_error("New image size must be positive");
+		err_set(err, EINVAL, "New image size must be positive");
 		return 0;
 	}
 	if (total > BLK_MAX_SIZE) {
-		tool_error("New image size %" PRIu64 " is above the largest, %" PRIu64,
+		err_set(err, EINVAL,
+			"New image size %" PRIu64 " is above the largest, %" PRIu64,
 			total, (uint64_t)BLK_MAX_SIZE);
 		return 0;
 	}
 	return total;
 }
 
+static int failed(const struct blk *b, const struct err *err)
+{
+	tool_report(blk_filename(b), err);
+	return -err->code;
+}
+
 static int resize(const struct resize *r, struct blk *b)
 {
 	struct err err = ERR_INIT;
 	/* A raw file may end inside a sector; it is asked for, and told, in whole ones. */
-	uint64_t size = tool_disk_bytes(b), total = new_size(r, size);
+	uint64_t size = tool_disk_bytes(b), total = new_size(r, size, &err);
 
 	if (!total)
-		return -EINVAL;
+		return failed(b, &err);
 	if (total <= size && r->prealloc != BLK_PREALLOC_OFF) {
-		tool_error("Preallocation can only be used for growing images");
-		return -EINVAL;
+		err_set(&err, EINVAL,
+			"Preallocation can only be used for growing images");
+		return failed(b, &err);
 	}
 	if (total < size && !r->shrink) {
-		tool_error("Use the --shrink option to perform a shrink operation.");
+		err_set(&err, EINVAL,
+			"Use the --shrink option to perform a shrink operation.");
+		failed(b, &err);
 		tool_warning("%s: shrinking gives up the data beyond byte %" PRIu64
 			     " of the disk; make sure that nothing in use is there.",
 			blk_filename(b), total);
 		return -EINVAL;
 	}
-	if (blk_resize(b, total, r->prealloc, &err) < 0) {
-		tool_report(NULL, &err);
-		return -EIO;
-	}
-	return 0;
+	return blk_resize(b, total, r->prealloc, &err) < 0 ? failed(b, &err) : 0;
 }
 
 static int parse(struct resize *r, int c)

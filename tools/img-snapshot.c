@@ -79,8 +79,10 @@ static int run(struct blk *b, int action, const char *name)
 	default:
 		return list_snapshots(b);
 	}
+	/* What to do about it is part of the line, as the peer has but one here. */
 	if (ret < 0)
-		tool_error("Could not %s snapshot '%s': %s", what, name, err.msg);
+		tool_error("%s: Could not %s snapshot '%s': %s%s%s", blk_filename(b),
+			what, name, err.msg, err.hint[0] ? ". " : "", err.hint);
 	return ret;
 }
 
