@@ -7,6 +7,7 @@
 #define SLICE_BYTES     (16u << 10)
 #define L2_CACHE_BYTES  (32u << 20) /* maps 256 GiB of 64 KiB clusters */
 #define REF_CACHE_BYTES (4u << 20)
+#define L2_ENTRY_MIN    512u
 
 static int tables_alloc(struct qcow2 *q)
 {
@@ -101,6 +102,7 @@ int qcow2_tables_load(struct qcow2 *q, struct err *err)
 
 struct settings {
 	uint64_t l2_cache, ref_cache;
+	uint64_t l2_entry; /* checked only */
 	bool lazy, lazy_given;
 };
 
@@ -109,13 +111,14 @@ struct settings {
 static int take_settings(struct opts *opts, struct settings *s, struct err *err)
 {
 	static const char *const accepted[] = {"cache-clean-interval",
-		"l2-cache-entry-size", "pass-discard-request", "pass-discard-snapshot",
-		"pass-discard-other", "discard-no-unref", NULL};
+		"pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
+		"discard-no-unref", NULL};
 	static const char *const checks[] = {"none", "constant", "cached", "all", NULL};
 	uint64_t total = 0;
 	int ret, ignored;
 
-	*s = (struct settings){L2_CACHE_BYTES, REF_CACHE_BYTES, false, false};
+	*s = (struct settings){
+		L2_CACHE_BYTES, REF_CACHE_BYTES, L2_ENTRY_MIN, false, false};
 	if (!opts)
 		return 0;
 	for (size_t i = 0; accepted[i]; i++)
@@ -131,11 +134,27 @@ static int take_settings(struct opts *opts, struct settings *s, struct err *err)
 	if (ret == 0)
 		ret = opts_take_size(opts, "l2-cache-size", &s->l2_cache, err);
 	if (ret == 0)
+		ret = opts_take_size(opts, "l2-cache-entry-size", &s->l2_entry, err);
+	if (ret == 0)
 		ret = opts_take_size(opts, "refcount-cache-size", &s->ref_cache, err);
 	s->lazy_given = opts_peek(opts, "lazy-refcounts");
 	if (ret == 0)
 		ret = opts_take_bool(opts, "lazy-refcounts", &s->lazy, err);
 	return ret;
+}
+
+/* Slices have the size that suits us, but a size that cannot be is refused as by the
+ * peer. */
+static int check_l2_entry(
+	const struct qcow2 *q, const struct settings *s, struct err *err)
+{
+	if (s->l2_entry >= L2_ENTRY_MIN && s->l2_entry <= q->cluster_bytes &&
+		is_pow2(s->l2_entry))
+		return 0;
+	return err_set(err, EINVAL,
+		"L2 cache entry size must be a power of two between %u and the cluster "
+		"size (%" PRIu32 "), not %" PRIu64,
+		L2_ENTRY_MIN, q->cluster_bytes, s->l2_entry);
 }
 
 static int caches_init(struct qcow2 *q, const struct settings *s, struct err *err)
@@ -263,6 +282,8 @@ int qcow2_open_over(struct blk *b, struct opts *opts, struct err *err)
 			"compatibility level");
 	if (ret == 0 && s.lazy_given)
 		q->lazy_refcounts = s.lazy;
+	if (ret == 0)
+		ret = check_l2_entry(q, &s, err);
 	if (ret == 0)
 		ret = caches_init(q, &s, err);
 	if (ret == 0 && opts)
