@@ -25,9 +25,10 @@ open(path, "wb").write(data.replace(old, new))
 PY
 }
 
-byre-img create -q -f qcow2 -u -b "nothere_____fake" -F "raw__" new.qcow2 1M
+byre-img create -q -f qcow2 -u -b "nothere_____fake" -F "qcow2" new.qcow2 1M
 hold new.qcow2 "nothere_____fake" "a$nl$esc${nl}fake${nl}bcd"
-hold new.qcow2 "raw__" "q$nl${nl}w2"
+sed -i "s,qcow2,hold new.qcow2 "raw__" "q,g" new.qcow2
+hold new.qcow2 "qcow2" "q$nl${nl}w2"
 ok "info" byre-img info new.qcow2
 clean "info"
 like "$(cat out)" '^backing file: a??\[31m?fake?bcd$' "info: the rest of the name is shown"
