@@ -27,7 +27,6 @@ PY
 
 byre-img create -q -f qcow2 -u -b "nothere_____fake" -F "qcow2" new.qcow2 1M
 hold new.qcow2 "nothere_____fake" "a$nl$esc${nl}fake${nl}bcd"
-sed -i "s,qcow2,hold new.qcow2 "raw__" "q,g" new.qcow2
 hold new.qcow2 "qcow2" "q$nl${nl}w2"
 ok "info" byre-img info new.qcow2
 clean "info"

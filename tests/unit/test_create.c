@@ -113,7 +113,8 @@ static void what_was_made_for_nothing_is_removed(void **state)
 	assert_null(odd_find("new"));
 	odd_add("old", 9000);
 	assert_int_equal(create("old", "fmt", "size=4k,fails=on", &err), -EIO);
-	assert_null(odd_find("old")); /* what it was is gone, half of a new one is no use */
+	assert_null(
+		odd_find("old")); /* what it was is gone, half of a new one is no use */
 }
 
 static void a_failing_close_is_a_failing_create(void **state)
