@@ -4,7 +4,7 @@
 # same commands.
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/img/peer.sh"
-need_peer
+peer_at_least 10 0 || skip_all "qemu-img 10 is not installed"
 
 disk disk.raw 4
 
