@@ -195,7 +195,7 @@ struct qcow2 {
 	enum qcow2_crypt crypt_method;
 	_Atomic bool write_prepared; /* qcow2_prepare_write has run */
 	_Atomic bool corrupt;	     /* found so: no further writes */
-	bool loaded;		     /* the tables are in memory */
+	_Atomic bool loaded;	     /* the tables are in memory */
 
 	/* L1: entries in host order, read without a lock (atomic), changed under l1_lock. */
 	struct task_mutex l1_lock;

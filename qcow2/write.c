@@ -457,21 +457,26 @@ int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes,
 	return ret;
 }
 
+/* What the image is fit for is known inside an epoch only: while an exclusive operation runs
+ * its tables may be gone for a moment, and it may leave the image clean, and so not prepared
+ * for writing any more. */
 int qcow2_change_begin(struct qcow2 *q, unsigned *epoch)
 {
 	for (;;) {
-		int ret = q->corrupt || !q->loaded ? -EIO : qcow2_prepare_write(q);
+		int ret = q->loaded && !q->corrupt ? qcow2_commit_if_pressed(q) : 0;
 
-		if (ret == 0)
-			ret = qcow2_commit_if_pressed(q);
 		if (ret < 0)
 			return ret;
 		*epoch = qcow2_enter(q);
-		/* An exclusive operation that was waited for has left the image clean, or
-		 * is the last that could be done with it. */
-		if (q->write_prepared && !q->corrupt && q->loaded)
+		if (q->corrupt || !q->loaded)
+			ret = -EIO;
+		else if (q->write_prepared)
 			return 0;
 		qcow2_leave(q, *epoch);
+		if (ret == 0)
+			ret = qcow2_prepare_write(q);
+		if (ret < 0)
+			return ret;
 	}
 }
 
