@@ -124,15 +124,6 @@ static int file_close(struct blk *b)
 
 /* ---- size ------------------------------------------------------------------------ */
 
-static void raise_size(struct blk *b, uint64_t bytes)
-{
-	uint64_t now = __atomic_load_n(&b->size, __ATOMIC_ACQUIRE);
-
-	while (now < bytes && !__atomic_compare_exchange_n(&b->size, &now, bytes, true,
-				      __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-		;
-}
-
 /* Brackets a request that may reach past the end. True where it does. */
 static bool grow_begin(struct blk *b, uint64_t end)
 {
@@ -150,7 +141,7 @@ static void grow_end(struct blk *b, uint64_t end, int ret)
 	 * as the zeros of a later growth. */
 	if (ret < 0)
 		end = fstat(file_of(b)->p.fd, &st) == 0 ? st.st_size : 0;
-	raise_size(b, end);
+	blk_raise_size(b, end);
 	task_rdunlock(&file_of(b)->grow);
 }
 
@@ -224,7 +215,7 @@ static int grow_to(struct blk *b, uint64_t end)
 	else if ((uint64_t)st.st_size < end)
 		ret = posix_ftruncate(f->p.fd, end);
 	if (ret == 0)
-		raise_size(b, end);
+		blk_raise_size(b, end);
 	task_wrunlock(&f->grow);
 	return ret;
 }

@@ -58,6 +58,8 @@ enum blk_open_flags {
 				      * as no metadata of a format is in it (raw, luks; filters
 				      * hand it on; a protocol node opened for itself) */
 	BLK_O_BACKED = 1 << 15, /* open.c: others are read through it, so its content stays */
+	BLK_O_PATH = 1 << 16,	/* one of several ways to the same disk: a lost connection is
+				 * told at once (-ENOLINK), and nothing is repeated on it */
 };
 
 /* Opens "disk.qcow2", "file:disk.img", "json:{…}", "nbd://…", or, with filename NULL, what

@@ -139,5 +139,7 @@ int blk_resolve_name(const char *image, const char *name, bool trusted, char **o
 	struct err *err);
 
 void blk_set_size(struct blk *b, uint64_t bytes);
+/* After a write past the end: at least this large. From any thread. */
+void blk_raise_size(struct blk *b, uint64_t bytes);
 
 #endif

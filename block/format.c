@@ -12,11 +12,13 @@
 #include "block/format.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "base/math.h"
 #include "base/size.h"
 #include "block/gate.h"
 
@@ -211,6 +213,32 @@ int blk_create(
 	struct err unused = ERR_INIT;
 
 	return create(filename, format, opts, err ? err : &unused);
+}
+
+#define CLEAR_BYTES (64u << 10)
+
+int blk_create_on_device(const char *filename, struct opts *opts, struct err *err)
+{
+	uint64_t bytes = 0, there;
+	struct blk *b;
+	int ret = opts_take_size(opts, "size", &bytes, err), closed;
+
+	if (ret)
+		return ret;
+	b = blk_open_alone(filename, BLK_O_RDWR, err);
+	if (!b)
+		return -err->code;
+	there = blk_size(b);
+	if (bytes > there)
+		ret = err_set(err, ENOSPC,
+			"'%s' has %" PRIu64 " bytes, and cannot be made %" PRIu64,
+			filename, there, bytes);
+	else if ((ret = blk_zero(b, 0, MIN(there, (uint64_t)CLEAR_BYTES), 0)))
+		err_errno(err, -ret, "Could not clear the start of '%s'", filename);
+	closed = blk_close(b);
+	if (!ret && closed)
+		ret = err_errno(err, -closed, "Could not write out '%s'", filename);
+	return ret;
 }
 
 int blk_measure(const char *format, struct opts *opts, struct blk *src,

@@ -91,6 +91,10 @@ struct blk_format_ops {
  * errors. A file that was there is replaced as qemu-img does (truncated) only after the
  * options have been checked. On failure what it made, or had already truncated, is removed. */
 int blk_create(const char *filename, const char *format, struct opts *opts, struct err *err);
+/* The create operation of protocols whose disks are there already (a LUN, an export): opens
+ * it with nobody else writing, checks that "size" fits, and clears its head, so that what
+ * was there before is not taken for an image. */
+int blk_create_on_device(const char *filename, struct opts *opts, struct err *err);
 
 /* Probes by content: the name of the format's driver. NULL where the file cannot be read. */
 const char *blk_probe(struct blk *file, struct err *err);

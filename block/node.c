@@ -39,6 +39,15 @@ void blk_set_size(struct blk *b, uint64_t bytes)
 	__atomic_store_n(&b->size, bytes, __ATOMIC_RELEASE);
 }
 
+void blk_raise_size(struct blk *b, uint64_t bytes)
+{
+	uint64_t now = blk_size(b);
+
+	while (now < bytes && !__atomic_compare_exchange_n(&b->size, &now, bytes, true,
+				      __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		;
+}
+
 bool blk_read_only(const struct blk *b)
 {
 	return !(b->flags & BLK_O_RDWR);

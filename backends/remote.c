@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Contexts on their home loop. See remote.h.
+ *
+ * A pump never waits longer than TICK_NS: libraries look at their time limits when they
+ * are served, and a library that reconnects puts another socket under the same number,
+ * which the poll that is under way does not see.
+ */
+#include <poll.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+#include "backends/remote.h"
+#include "base/aio.h"
+
+#define TICK_NS 200000000
+
+struct hop {
+	int (*fn)(void *arg);
+	void *arg;
+	int ret;
+	struct waiter done;
+};
+
+static void hop_main(void *arg)
+{
+	struct hop *h = arg;
+
+	h->ret = h->fn(h->arg);
+	waiter_wake(&h->done);
+}
+
+int remote_call(struct loop *home, int (*fn)(void *arg), void *arg)
+{
+	struct hop h = {.fn = fn, .arg = arg};
+
+	if (loop_self() == home)
+		return fn(arg);
+	waiter_init(&h.done);
+	if (task_spawn(home, hop_main, &h))
+		return -ENOMEM;
+	waiter_wait(&h.done);
+	return h.ret;
+}
+
+/* A socket that is gone is for the library to notice, which it does when served. */
+static int wait_for(struct remote *r, short events)
+{
+	int fd = r->ops->fd(r->ctx), got;
+
+	if (fd >= 0) {
+		got = aio_poll(fd, events, TICK_NS);
+		return got > 0 ? got : 0;
+	}
+	task_sleep_ns(TICK_NS / 10);
+	return 0;
+}
+
+static void pump_ended(struct remote *r)
+{
+	if (--r->pumps == 0 && r->ended)
+		waiter_wake(r->ended);
+}
+
+static void read_pump(void *arg)
+{
+	struct remote *r = arg;
+
+	while (!r->closing) {
+		int got = wait_for(r, POLLIN);
+
+		if (r->closing)
+			break;
+		r->ops->service(r->ctx, got);
+		remote_push(r);
+	}
+	pump_ended(r);
+}
+
+static bool has_more_to_send(struct remote *r)
+{
+	return !r->closing && (r->ops->events(r->ctx) & POLLOUT);
+}
+
+static void write_pump(void *arg)
+{
+	struct remote *r = arg;
+
+	while (has_more_to_send(r)) {
+		int got = wait_for(r, POLLOUT);
+
+		if (!r->closing && got)
+			r->ops->service(r->ctx, got);
+	}
+	r->writing = false;
+	pump_ended(r);
+}
+
+static int pump_start(struct remote *r, void (*pump)(void *arg))
+{
+	int ret;
+
+	r->pumps++;
+	ret = task_spawn(NULL, pump, r);
+	if (ret)
+		r->pumps--;
+	return ret;
+}
+
+int remote_start(struct remote *r, const struct remote_ops *ops, void *ctx)
+{
+	*r = (struct remote){.ops = ops, .ctx = ctx};
+	return pump_start(r, read_pump);
+}
+
+void remote_push(struct remote *r)
+{
+	int fd, got;
+
+	if (r->writing || !has_more_to_send(r))
+		return;
+	fd = r->ops->fd(r->ctx);
+	got = fd < 0 ? 0 : aio_poll(fd, POLLOUT, 0);
+	if (got > 0)
+		r->ops->service(r->ctx, got);
+	if (!has_more_to_send(r))
+		return;
+	r->writing = true;
+	/* Without a stack for the pump the next tick of the other one sends it. */
+	if (pump_start(r, write_pump))
+		r->writing = false;
+}
+
+void remote_stop(struct remote *r)
+{
+	struct waiter ended;
+	int fd = r->ops->fd(r->ctx);
+
+	r->closing = true;
+	if (!r->pumps)
+		return;
+	if (fd >= 0)
+		shutdown(fd, SHUT_RDWR);
+	waiter_init(&ended);
+	r->ended = &ended;
+	waiter_wait(&ended);
+}

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A connection that may break and be made again. See session.h for the rules. */
+#include <assert.h>
+#include <string.h>
+#include <time.h>
+
+#include "backends/session.h"
+#include "base/iov.h"
+#include "base/log.h"
+#include "base/math.h"
+
+#define SECOND_NS       1000000000ull
+#define RECONNECT_S     60u
+#define TIMEOUT_S       30u
+#define SECONDS_MAX     (1u << 20)
+#define KEPT_MAX        (64 * MiB)
+#define FIRST_BACKOFF   (SECOND_NS / 20)
+#define LONGEST_BACKOFF (2 * SECOND_NS)
+#define SLICE_NS        (SECOND_NS / 10)
+
+struct session_request {
+	struct session *s;
+	int (*issue)(struct blk *b, void *arg);
+	void *arg;
+	uint64_t since_ns; /* of the attempt under way */
+	struct session_request *older, *newer;
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
+}
+
+static int take_seconds(struct opts *opts, const char *key, uint64_t *ns, struct err *err)
+{
+	uint64_t seconds = *ns / SECOND_NS;
+	int ret = opts_take_u64(opts, key, &seconds, err);
+
+	if (ret == 0 && seconds > SECONDS_MAX)
+		ret = err_set(err, EINVAL, "%s: at most %u seconds", key, SECONDS_MAX);
+	*ns = seconds * SECOND_NS;
+	return ret;
+}
+
+int session_options(struct session *s, struct opts *opts, struct err *err)
+{
+	int ret;
+
+	s->reconnect_ns = RECONNECT_S * SECOND_NS;
+	s->timeout_ns = TIMEOUT_S * SECOND_NS;
+	ret = take_seconds(opts, "reconnect-delay", &s->reconnect_ns, err);
+	return ret ? ret : take_seconds(opts, "timeout", &s->timeout_ns, err);
+}
+
+/* ---- states ---------------------------------------------------------------------- */
+
+static void changed(struct session *s)
+{
+	task_lock(&s->lock);
+	task_cond_broadcast(&s->changed);
+	task_unlock(&s->lock);
+}
+
+/* Until something has changed. */
+static void wait_change(struct session *s)
+{
+	task_lock(&s->lock);
+	task_cond_wait(&s->changed, &s->lock);
+	task_unlock(&s->lock);
+}
+
+static bool is_overdue(const struct session *s)
+{
+	return now_ns() - s->down_since_ns >= s->reconnect_ns;
+}
+
+/* 0 when the session is up. */
+static int wait_up(struct session *s)
+{
+	while (!s->up) {
+		if (s->closing || is_overdue(s))
+			return SESSION_LOST;
+		wait_change(s);
+	}
+	return 0;
+}
+
+static void come_back(void *arg);
+
+/* Without a stack for it the next tick tries again. */
+static void start_coming_back(struct session *s)
+{
+	if (!s->returning && !s->closing)
+		s->returning = task_spawn(NULL, come_back, s) == 0;
+}
+
+static void lost(struct session *s)
+{
+	if (!s->up)
+		return;
+	s->up = false;
+	s->down_since_ns = now_ns();
+	if (s->reconnect_ns)
+		log_line(LOG_LEVEL_WARNING, "%s: the connection is lost", s->b->filename);
+	s->ops->cut(s->b);
+	changed(s);
+	start_coming_back(s);
+}
+
+/* ---- requests -------------------------------------------------------------------- */
+
+static void enter(struct session_request *r)
+{
+	struct session *s = r->s;
+
+	r->since_ns = now_ns();
+	r->newer = NULL;
+	r->older = s->newest;
+	if (s->newest)
+		s->newest->newer = r;
+	else
+		s->oldest = r;
+	s->newest = r;
+}
+
+static void leave(struct session_request *r)
+{
+	struct session *s = r->s;
+
+	if (r->older)
+		r->older->newer = r->newer;
+	else
+		s->oldest = r->newer;
+	if (r->newer)
+		r->newer->older = r->older;
+	else
+		s->newest = r->older;
+	if (!s->oldest && !s->up)
+		changed(s);
+}
+
+/* On the home loop. */
+static int attempt(void *arg)
+{
+	struct session_request *r = arg;
+	struct session *s = r->s;
+	int ret;
+
+	do {
+		ret = wait_up(s);
+		if (ret)
+			return ret;
+		enter(r);
+		ret = r->issue(s->b, r->arg);
+		leave(r);
+		if (ret == SESSION_LOST)
+			lost(s);
+	} while (ret == SESSION_LOST);
+	return ret;
+}
+
+int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg)
+{
+	struct session_request r = {.s = s, .issue = issue, .arg = arg};
+
+	return remote_call(s->home, attempt, &r);
+}
+
+/* ---- changes, kept until they are flushed ---------------------------------------- */
+
+struct change {
+	struct session *s;
+	uint64_t offset, bytes;
+	const struct iovec *iov; /* NULL: zeros */
+	int niov;
+	unsigned flags;
+	uint64_t seq; /* of a flush */
+};
+
+static int flush_issue(struct blk *b, void *arg)
+{
+	struct change *c = arg;
+
+	c->seq = c->s->kept.seq;
+	return c->s->ops->flush ? c->s->ops->flush(b) : 0;
+}
+
+/* On the home loop. */
+static int flush(void *arg)
+{
+	struct change *c = arg;
+	struct session_request r = {.s = c->s, .issue = flush_issue, .arg = c};
+	int ret = attempt(&r);
+
+	if (ret == 0)
+		ret = c->s->sync_error;
+	if (ret == 0)
+		unflushed_drop(&c->s->kept, c->seq);
+	return ret;
+}
+
+/* Keeps before it answers: nothing runs between the server's answer and this but other
+ * requests, and recovery waits until none is in flight. */
+static int change_issue(struct blk *b, void *arg)
+{
+	struct change *c = arg;
+	struct session *s = c->s;
+	int ret;
+
+	if (c->iov)
+		ret = s->ops->write(b, c->offset, c->iov, c->niov, c->flags);
+	else
+		ret = s->ops->zero(b, c->offset, c->bytes, c->flags);
+	if (ret || !s->keeps || !s->ops->flush)
+		return ret;
+	return c->iov ? unflushed_add(&s->kept, c->offset, c->iov, c->niov)
+		      : unflushed_add_zero(&s->kept, c->offset, c->bytes, c->flags);
+}
+
+static int change(void *arg)
+{
+	struct change *c = arg;
+	struct session_request r = {.s = c->s, .issue = change_issue, .arg = c};
+	int ret = 0;
+
+	if (c->s->kept.held_bytes + c->bytes > KEPT_MAX && c->s->kept.head)
+		ret = flush(&(struct change){.s = c->s});
+	return ret ? ret : attempt(&r);
+}
+
+int session_write(struct session *s, uint64_t offset, const struct iovec *iov, int niov,
+	unsigned flags)
+{
+	struct change c = {.s = s,
+		.offset = offset,
+		.iov = iov,
+		.niov = niov,
+		.bytes = iov_bytes(iov, niov),
+		.flags = flags};
+
+	return remote_call(s->home, change, &c);
+}
+
+int session_zero(struct session *s, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+	struct change c = {.s = s, .offset = offset, .bytes = bytes, .flags = flags};
+
+	return remote_call(s->home, change, &c);
+}
+
+int session_flush(struct session *s)
+{
+	struct change c = {.s = s};
+
+	return remote_call(s->home, flush, &c);
+}
+
+/* ---- coming back ----------------------------------------------------------------- */
+
+static int repeat(struct session *s)
+{
+	int ret = 0;
+
+	for (struct unflushed_write *w = s->kept.head; w && ret == 0; w = w->next) {
+		struct iovec iov = {.iov_base = w->data, .iov_len = w->bytes};
+
+		if (w->zero)
+			ret = s->ops->zero(s->b, w->offset, w->bytes, w->flags);
+		else
+			ret = s->ops->write(s->b, w->offset, &iov, 1, 0);
+	}
+	return ret;
+}
+
+static void disconnect(struct session *s, bool clean)
+{
+	if (s->connected)
+		s->ops->disconnect(s->b, clean);
+	s->connected = false;
+}
+
+/* One try. What a server refuses to take again is lost: that is told with every flush. */
+static bool reconnect(struct session *s)
+{
+	struct err err = ERR_INIT;
+	int ret;
+
+	if (s->ops->connect(s->b, &err))
+		return false;
+	s->connected = true;
+	ret = repeat(s);
+	if (ret == SESSION_LOST || s->closing) {
+		s->ops->cut(s->b);
+		disconnect(s, false);
+		return false;
+	}
+	if (ret) {
+		log_line(LOG_LEVEL_ERROR,
+			"%s: unflushed data could not be written again after a lost "
+			"connection: %s",
+			s->b->filename, strerror(-ret));
+		s->sync_error = ret;
+	}
+	log_line(LOG_LEVEL_WARNING, "%s: connected again", s->b->filename);
+	return true;
+}
+
+/* In slices, so that closing need not wait long. */
+static void back_off(struct session *s, uint64_t ns)
+{
+	for (; ns && !s->closing; ns -= MIN(ns, SLICE_NS))
+		task_sleep_ns(MIN(ns, SLICE_NS));
+}
+
+static void come_back(void *arg)
+{
+	struct session *s = arg;
+	uint64_t wait_ns = FIRST_BACKOFF;
+
+	while (s->oldest)
+		wait_change(s);
+	disconnect(s, false);
+	while (!s->closing && !reconnect(s)) {
+		if (is_overdue(s))
+			changed(s); /* who waits gives up */
+		back_off(s, wait_ns);
+		wait_ns = MIN(wait_ns * 2, LONGEST_BACKOFF);
+	}
+	s->returning = false;
+	if (!s->closing) {
+		s->reconnects++;
+		s->up = true;
+	}
+	changed(s);
+}
+
+void session_tick(struct session *s)
+{
+	const struct session_request *r = s->oldest;
+
+	if (s->up && r && s->timeout_ns && now_ns() - r->since_ns >= s->timeout_ns) {
+		log_line(LOG_LEVEL_WARNING, "%s: no answer for %llu seconds",
+			s->b->filename, (unsigned long long)(s->timeout_ns / SECOND_NS));
+		lost(s);
+	}
+	if (!s->up && s->connected)
+		start_coming_back(s);
+}
+
+/* ---- open and close -------------------------------------------------------------- */
+
+struct opening {
+	struct session *s;
+	struct err *err;
+};
+
+static int open_home(void *arg)
+{
+	struct opening *o = arg;
+	int ret = o->s->ops->connect(o->s->b, o->err);
+
+	o->s->up = o->s->connected = ret == 0;
+	return ret;
+}
+
+int session_open(
+	struct session *s, struct blk *b, const struct session_ops *ops, struct err *err)
+{
+	struct opening o = {.s = s, .err = err};
+
+	s->b = b;
+	s->ops = ops;
+	s->keeps = (b->flags & BLK_O_RDWR) && !(b->flags & (BLK_O_NO_FLUSH | BLK_O_PATH));
+	if (b->flags & BLK_O_PATH)
+		s->reconnect_ns = 0;
+	s->home = loop_start(err);
+	if (!s->home)
+		return -err->code;
+	return remote_call(s->home, open_home, &o);
+}
+
+static int close_home(void *arg)
+{
+	struct session *s = arg;
+
+	assert(!s->oldest);
+	s->closing = true;
+	changed(s);
+	while (s->returning)
+		wait_change(s);
+	disconnect(s, s->up);
+	unflushed_drop(&s->kept, UINT64_MAX);
+	return 0;
+}
+
+void session_close(struct session *s)
+{
+	if (!s->home)
+		return;
+	/* It cannot fail but for want of a stack: then there is no way to end in order. */
+	while (remote_call(s->home, close_home, s))
+		;
+	loop_stop(s->home);
+	s->home = NULL;
+}

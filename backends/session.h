@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A node's connection to its server, which may break and be made again: what the network
+ * backends share. The driver knows how to connect and how to make one request; this knows
+ * when.
+ *
+ *	UP ──lost──> DOWN ──connected, writes repeated──> UP
+ *
+ * 1. Requests run on the node's home loop, while the session is UP. One that ends with
+ *    SESSION_LOST was in flight when the connection broke: it waits until the session is UP
+ *    again, and is made again. So is every other one; requests of the same range never run
+ *    at once (BLK_CAP_SERIALISE), so that repeating keeps their order.
+ * 2. A server that was started anew has lost what was not flushed. Acknowledged writes are
+ *    kept until a flush has completed (unflushed.h), and repeated before the session is UP
+ *    again. KEPT_MAX bounds them: past it a write waits for a flush.
+ * 3. A request that has had no answer for timeout_ns breaks the connection. What is still in
+ *    the socket then must not arrive later, over data written since: sockets are closed
+ *    so that the kernel forgets what it has not sent (SO_LINGER of 0).
+ * 4. Requests wait for a lost connection at most reconnect_ns, then end with SESSION_LOST
+ *    (-ENOLINK to whoever made them); trying goes on until the node is closed.
+ * 5. One of several paths to the same disk (BLK_O_PATH) waits for nothing and keeps nothing:
+ *    what it repeated later could undo what another path has written since.
+ */
+#ifndef BYRE_BACKENDS_SESSION_H
+#define BYRE_BACKENDS_SESSION_H
+
+#include "backends/remote.h"
+#include "backends/unflushed.h"
+#include "block/driver.h"
+
+#define SESSION_LOST (-ENOLINK)
+
+struct session_ops {
+	/* All on the home loop. connect leaves nothing behind where it fails, and starts
+	 * something that calls session_tick now and then. */
+	int (*connect)(struct blk *b, struct err *err);
+	/* Frees what connect made; no request is in flight. `clean`: says goodbye first. */
+	void (*disconnect)(struct blk *b, bool clean);
+	/* Breaks the connection: requests in flight end, with SESSION_LOST. */
+	void (*cut)(struct blk *b);
+	/* One request each, also for a kept write. zero and flush may be missing: the server
+	 * cannot zero; what it has acknowledged is stable. */
+	int (*write)(struct blk *b, uint64_t offset, const struct iovec *iov, int niov,
+		unsigned flags);
+	int (*zero)(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags);
+	int (*flush)(struct blk *b);
+};
+
+struct session_request;
+
+struct session {
+	struct blk *b;
+	const struct session_ops *ops;
+	struct loop *home;
+	uint64_t reconnect_ns, timeout_ns; /* timeout 0: none */
+	bool keeps;			   /* acknowledged writes until they are flushed */
+
+	/* Home loop. */
+	bool up, closing, connected;
+	bool returning; /* the task that connects again is under way */
+	int sync_error; /* a write that could not be repeated: answers every flush for good */
+	uint64_t down_since_ns;
+	unsigned reconnects;
+	struct session_request *oldest, *newest; /* in flight */
+	struct task_mutex lock; /* under it conditions are waited for */
+	struct task_cond changed;
+	struct unflushed kept;
+};
+
+/* Options of every network node: reconnect-delay= (seconds, 0: a lost connection is an
+ * error), timeout= (seconds without an answer, 0: none). */
+int session_options(struct session *s, struct opts *opts, struct err *err);
+/* Starts the home loop and connects. Blocks. */
+int session_open(struct session *s, struct blk *b, const struct session_ops *ops, struct err *err);
+/* Also after a failed session_open. */
+void session_close(struct session *s);
+
+/* Looks for what has waited too long. Some five times a second, on the home loop. */
+void session_tick(struct session *s);
+
+/* Runs issue(b, arg) on the home loop as above. */
+int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg);
+/* The same for what changes the disk, which is kept until it is flushed. Flags as the
+ * driver operations have them. */
+int session_write(struct session *s, uint64_t offset, const struct iovec *iov, int niov,
+	unsigned flags);
+int session_zero(struct session *s, uint64_t offset, uint64_t bytes, unsigned flags);
+int session_flush(struct session *s);
+
+#endif
