@@ -1,0 +1,686 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * nfs://server/export/file: images on an NFS server, versions 3 and 4, by libnfs and so
+ * without a mount and without root.
+ *
+ * The URL's arguments are libnfs's (version=, nfsport=, mountport=, uid=, gid=, readahead=,
+ * ...); one that libnfs does not know is an error here and not ignored.
+ *
+ * Writes are unstable ones (RFC 1813, 3.3.7) until a flush commits them. A server that
+ * starts anew loses them, and its connections with them: the session (session.h) keeps
+ * them until they are committed, and writes them again over the next connection. libnfs's own
+ * reconnecting, which cannot do that, is off.
+ *
+ * Requests are one call each of at most what the server takes at once. While a connection
+ * is made, libnfs's blocking calls are used: no request is in flight then, and the home
+ * loop is the node's own.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+
+#include <nfsc/libnfs.h>
+
+#include "backends/session.h"
+#include "base/iov.h"
+#include "base/math.h"
+#include "block/format.h"
+
+#define TRANSFER_MAX (1 * MiB)
+#define WRITE_LEAST  512
+#define CONNECT_MS   10000 /* an answer to one of the blocking calls */
+#define SYN_COUNT    3     /* of a connection that is not answered: some seven seconds */
+
+struct nfs {
+	struct session session;
+	char *url;
+	bool writable, known;
+	uint64_t inode;
+
+	/* Home loop; valid while the session is connected. */
+	struct remote remote;
+	struct nfs_context *ctx;
+	struct nfsfh *fh;
+	bool dead;
+	struct call *calls; /* in flight */
+	uint32_t transfer_bytes,
+		write_bytes; /* of a request; of what libnfs takes at once */
+};
+
+static struct nfs *nfs_of(const struct blk *b)
+{
+	return b->state;
+}
+
+/* ---- the URL --------------------------------------------------------------------- */
+
+static const char *const url_arguments[] = {"version", "nfsport", "mountport", "uid",
+	"gid", "readahead", "tcp-syncnt", "auto-traverse-mounts", "dircache", "if",
+	"debug", "sec", "pagecache", "timeo", "retrans", NULL};
+
+static bool is_known_argument(const char *name, size_t len)
+{
+	for (size_t i = 0; url_arguments[i]; i++)
+		if (strlen(url_arguments[i]) == len &&
+			!strncmp(url_arguments[i], name, len))
+			return true;
+	return false;
+}
+
+static int check_url(const char *url, struct err *err)
+{
+	const char *at = strchr(url, '?');
+
+	while (at && *++at) {
+		size_t len = strcspn(at, "=&");
+
+		if (!is_known_argument(at, len))
+			return err_set(err, EINVAL, "%s: unknown URL argument '%.*s'",
+				url, (int)len, at);
+		at = strchr(at, '&');
+	}
+	return 0;
+}
+
+/* server.host= and path=, as the peer has them, make a URL too. */
+static int take_url(struct opts *opts, char **url, struct err *err)
+{
+	const char *name = opts_take(opts, "filename"),
+		   *host = opts_take(opts, "server.host");
+	const char *path = opts_take(opts, "path"), *user = opts_take(opts, "user");
+	const char *group = opts_take(opts, "group"),
+		   *type = opts_take(opts, "server.type");
+
+	if (type && strcmp(type, "inet"))
+		return err_set(err, EINVAL, "nfs: server.type '%s' is not 'inet'", type);
+	if (name && (host || path || user || group))
+		return err_set(err, EINVAL, "nfs: a URL and its parts were given");
+	if (name)
+		return (*url = strdup(name)) ? 0 : err_errno(err, ENOMEM, "nfs");
+	if (!host || !path || path[0] != '/')
+		return err_set(err, EINVAL, "nfs: no URL, and no server.host and path");
+	if (asprintf(url, "nfs://%s%s%s%s%s%s", host, path, user ? "?uid=" : "",
+		    user ? user : "", group ? (user ? "&gid=" : "?gid=") : "",
+		    group ? group : "") < 0) {
+		*url = NULL;
+		return err_errno(err, ENOMEM, "nfs");
+	}
+	return 0;
+}
+
+/* ---- connecting, by blocking calls ----------------------------------------------- */
+
+static int failed(struct nfs_context *ctx, const char *url, int ret, const char *what,
+	struct err *err)
+{
+	const char *why = nfs_get_error(ctx);
+	int code = ret < 0 && ret > -4096 ? -ret : EIO;
+
+	/* What a broken or refused connection gives is no errno of its own. */
+	if (code == EFAULT || code == EINTR)
+		code = EIO;
+	return err_set(
+		err, code, "%s: %s: %s", url, what, why && *why ? why : strerror(code));
+}
+
+/* A context with the export mounted, and in *path the file in it. */
+static int mount_export(
+	const char *url, struct nfs_context **out, char **path, struct err *err)
+{
+	struct nfs_context *ctx = nfs_init_context();
+	struct nfs_url *parsed = NULL;
+	int ret;
+
+	if (!ctx)
+		return err_errno(err, ENOMEM, "%s", url);
+	nfs_set_tcp_syncnt(ctx, SYN_COUNT);
+	parsed = nfs_parse_url_full(ctx, url);
+	if (!parsed) {
+		ret = failed(ctx, url, -EINVAL, "not an NFS URL", err);
+		goto out;
+	}
+	nfs_set_autoreconnect(ctx, 0);
+	nfs_set_timeout(ctx, CONNECT_MS);
+	ret = nfs_mount(ctx, parsed->server, parsed->path);
+	if (ret < 0) {
+		ret = failed(ctx, url, ret, "cannot mount", err);
+		goto out;
+	}
+	*path = strdup(parsed->file);
+	ret = *path ? 0 : err_errno(err, ENOMEM, "%s", url);
+out:
+	if (parsed)
+		nfs_destroy_url(parsed);
+	if (ret)
+		nfs_destroy_context(ctx);
+	else
+		*out = ctx;
+	return ret;
+}
+
+/* What is sent and not delivered must not arrive after the connection was given up. */
+static void forget_at_close(struct nfs_context *ctx)
+{
+	struct linger linger = {.l_onoff = 1, .l_linger = 0};
+
+	setsockopt(nfs_get_fd(ctx), SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
+/* What comes back under the same name has to be the same file: nothing is written to
+ * another. */
+static int look_at_file(struct nfs *n, struct nfs_context *ctx, struct nfsfh *fh,
+	uint64_t *size, struct err *err)
+{
+	struct nfs_stat_64 st;
+	int ret = nfs_fstat64(ctx, fh, &st);
+
+	if (ret < 0)
+		return failed(ctx, n->url, ret, "cannot look at it", err);
+	if (!S_ISREG(st.nfs_mode))
+		return err_set(err, EINVAL, "%s: not a regular file", n->url);
+	if (st.nfs_size > BLK_MAX_SIZE)
+		return err_set(err, EFBIG, "%s: the file is too large (%llu bytes)",
+			n->url, (unsigned long long)st.nfs_size);
+	if (n->known && n->inode != st.nfs_ino)
+		return err_set(
+			err, ESTALE, "%s: another file has taken its name", n->url);
+	n->inode = st.nfs_ino;
+	*size = st.nfs_size;
+	return 0;
+}
+
+static int fd_of(void *ctx)
+{
+	struct nfs *n = ctx;
+
+	return n->dead ? -1 : nfs_get_fd(n->ctx);
+}
+
+static int events_of(void *ctx)
+{
+	struct nfs *n = ctx;
+
+	return n->dead ? 0 : nfs_which_events(n->ctx);
+}
+
+static void abandon_calls(struct nfs *n);
+
+static void service(void *ctx, int revents)
+{
+	struct nfs *n = ctx;
+
+	if (!n->dead && nfs_service(n->ctx, revents) < 0)
+		n->dead = true;
+	if (n->dead)
+		abandon_calls(n);
+	session_tick(&n->session);
+}
+
+static const struct remote_ops remote_ops = {fd_of, events_of, service};
+
+static int node_connect(struct blk *b, struct err *err)
+{
+	struct nfs *n = nfs_of(b);
+	uint64_t size = 0, most;
+	char *path;
+	int ret = mount_export(n->url, &n->ctx, &path, err);
+
+	if (ret)
+		return ret;
+	n->fh = NULL;
+	n->dead = false;
+	ret = nfs_open(n->ctx, path, n->writable ? O_RDWR : O_RDONLY, &n->fh);
+	free(path);
+	ret = ret < 0 ? failed(n->ctx, n->url, ret, "cannot open", err)
+		      : look_at_file(n, n->ctx, n->fh, &size, err);
+	if (ret == 0 && remote_start(&n->remote, &remote_ops, n))
+		ret = err_errno(err, ENOMEM, "%s", n->url);
+	if (ret) {
+		nfs_destroy_context(n->ctx);
+		return ret;
+	}
+	if (!n->known)
+		b->size = size;
+	n->known = true;
+	/* libnfs knows neither for version 4. */
+	most = MIN(nfs_get_readmax(n->ctx), nfs_get_writemax(n->ctx));
+	n->transfer_bytes =
+		most ? (uint32_t)MIN(most, (uint64_t)TRANSFER_MAX) : TRANSFER_MAX;
+	n->write_bytes = n->transfer_bytes;
+	forget_at_close(n->ctx);
+	nfs_set_timeout(n->ctx, -1); /* the session has its own */
+	return 0;
+}
+
+/* ---- one call -------------------------------------------------------------------- */
+
+/*
+ * libnfs may forget what was in flight when a connection broke, and calls back for it only
+ * when the context is destroyed: whoever waits is woken when the connection is found dead,
+ * and the call, which lies on the heap for that, is left to its callback.
+ */
+struct call {
+	struct waiter done;
+	bool abandoned;
+	int ret;                 /* as libnfs tells it */
+	const struct iovec *iov; /* of a read */
+	int niov;
+	size_t room;
+	struct nfs_stat_64 *st;
+	struct call *next, **link; /* in flight */
+};
+
+static struct call *call_new(const struct call *like)
+{
+	struct call *c = malloc(sizeof(*c));
+
+	if (c) {
+		*c = *like;
+		waiter_init(&c->done);
+	}
+	return c;
+}
+
+static void call_enter(struct nfs *n, struct call *c)
+{
+	c->next = n->calls;
+	c->link = &n->calls;
+	if (c->next)
+		c->next->link = &c->next;
+	n->calls = c;
+}
+
+static void call_leave(struct call *c)
+{
+	*c->link = c->next;
+	if (c->next)
+		c->next->link = c->link;
+}
+
+static void abandon_calls(struct nfs *n)
+{
+	while (n->calls) {
+		struct call *c = n->calls;
+
+		call_leave(c);
+		c->abandoned = true;
+		waiter_wake(&c->done);
+	}
+}
+
+static void called(int ret, struct nfs_context *ctx, void *data, void *arg)
+{
+	struct call *c = arg;
+
+	(void)ctx;
+	if (c->abandoned) {
+		free(c);
+		return;
+	}
+	call_leave(c);
+	c->ret = ret;
+	if (ret > 0 && c->iov)
+		iov_from_buf(c->iov, c->niov, 0, data, MIN((size_t)ret, c->room));
+	if (ret == 0 && c->st)
+		*c->st = *(struct nfs_stat_64 *)data;
+	waiter_wake(&c->done);
+}
+
+/* The end of a call that was started with `started`. */
+static int finish(struct nfs *n, struct call *c, int started)
+{
+	int ret;
+
+	if (started != 0) {
+		call_leave(c);
+		free(c);
+		return n->dead ? SESSION_LOST : -ENOMEM;
+	}
+	remote_push(&n->remote);
+	waiter_wait(&c->done);
+	if (c->abandoned)
+		return SESSION_LOST;
+	ret = c->ret;
+	free(c);
+	return ret < 0 && n->dead ? SESSION_LOST : ret;
+}
+
+/* Makes one call with a struct call as given, and waits for it. */
+#define CALL(n, like, function, ...)                                                     \
+	({                                                                               \
+		struct call *call_c = (n)->dead ? NULL : call_new(&(like));              \
+		int call_ret = (n)->dead ? SESSION_LOST : -ENOMEM;                       \
+		if (call_c) {                                                            \
+			call_enter(n, call_c);                                           \
+			call_ret = finish(n, call_c,                                     \
+				function((n)->ctx, __VA_ARGS__, called, call_c));        \
+		}                                                                        \
+		call_ret;                                                                \
+	})
+
+static void node_disconnect(struct blk *b, bool clean)
+{
+	struct nfs *n = nfs_of(b);
+	struct call c = {.ret = 0};
+
+	if (clean && !n->dead)
+		CALL(n, c, nfs_close_async, n->fh);
+	remote_stop(&n->remote);
+	nfs_destroy_context(n->ctx);
+	n->ctx = NULL;
+}
+
+static void node_cut(struct blk *b)
+{
+	struct nfs *n = nfs_of(b);
+	int fd = fd_of(n);
+
+	if (fd >= 0)
+		shutdown(fd, SHUT_RDWR);
+}
+
+/* ---- requests -------------------------------------------------------------------- */
+
+struct transfer {
+	uint64_t offset, bytes;
+	const struct iovec *iov;
+	int niov;
+};
+
+/* What of the vector is still to be filled. */
+static int read_rest(struct nfs *n, struct transfer *t, uint64_t pos)
+{
+	struct iovec *iov = malloc(t->niov * sizeof(*iov));
+	struct call c = {.iov = iov, .room = t->bytes - pos};
+	int ret = -ENOMEM;
+
+	if (iov) {
+		c.niov = iov_slice(iov, t->iov, t->niov, pos, c.room);
+		ret = CALL(n, c, nfs_pread_async, n->fh, t->offset + pos, c.room);
+	}
+	free(iov);
+	return ret;
+}
+
+/* A server may answer with less than was asked for; with nothing where the file has
+ * ended. */
+static int issue_read(struct blk *b, void *arg)
+{
+	struct transfer *t = arg;
+	struct nfs *n = nfs_of(b);
+	struct call c = {.iov = t->iov, .niov = t->niov, .room = t->bytes};
+	int ret = CALL(n, c, nfs_pread_async, n->fh, t->offset, t->bytes);
+	uint64_t done = 0;
+
+	while (ret > 0 && (done += ret) < t->bytes)
+		ret = read_rest(n, t, done);
+	if (ret == 0)
+		iov_fill(t->iov, t->niov, done, 0, t->bytes - done);
+	return ret < 0 ? ret : 0;
+}
+
+static int node_preadv(
+	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
+{
+	struct transfer t = {offset, bytes, iov, niov};
+
+	return session_run(&nfs_of(b)->session, issue_read, &t);
+}
+
+/* libnfs 4 has room for some 2 KiB in a write of version 4, and says so by failing. */
+static int write_some(struct nfs *n, uint64_t offset, const uint8_t *buf, size_t bytes)
+{
+	for (;;) {
+		size_t step = MIN(bytes, (size_t)n->write_bytes);
+		struct call c = {.ret = 0};
+		int ret = CALL(n, c, nfs_pwrite_async, n->fh, offset, step,
+			(void *)(uintptr_t)buf);
+
+		if (ret != -ENOMEM || step <= WRITE_LEAST)
+			return ret;
+		n->write_bytes = step / 2;
+	}
+}
+
+static int write_flat(struct nfs *n, uint64_t offset, const uint8_t *buf, size_t bytes)
+{
+	while (bytes) {
+		int ret = write_some(n, offset, buf, bytes);
+
+		if (ret <= 0)
+			return ret ? ret : -EIO;
+		offset += ret;
+		buf += ret;
+		bytes -= ret;
+	}
+	return 0;
+}
+
+static int issue_write(
+	struct blk *b, uint64_t offset, const struct iovec *iov, int niov, unsigned flags)
+{
+	struct nfs *n = nfs_of(b);
+	size_t bytes = iov_bytes(iov, niov);
+	uint8_t *flat = NULL;
+	int ret;
+
+	(void)flags;
+	if (niov == 1)
+		return write_flat(n, offset, iov->iov_base, bytes);
+	flat = buf_alloc(bytes);
+	if (!flat)
+		return -ENOMEM;
+	iov_to_buf(iov, niov, 0, flat, bytes);
+	ret = write_flat(n, offset, flat, bytes);
+	buf_free(flat);
+	return ret;
+}
+
+static int node_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
+	const struct iovec *iov, int niov, unsigned flags)
+{
+	int ret = session_write(&nfs_of(b)->session, offset, iov, niov, flags);
+
+	if (ret == 0 && offset + bytes > blk_size(b))
+		blk_raise_size(b, offset + bytes);
+	return ret;
+}
+
+static int issue_flush(struct blk *b)
+{
+	struct call c = {.ret = 0};
+
+	return CALL(nfs_of(b), c, nfs_fsync_async, nfs_of(b)->fh);
+}
+
+static int node_flush(struct blk *b)
+{
+	return session_flush(&nfs_of(b)->session);
+}
+
+static int issue_stat(struct blk *b, void *arg)
+{
+	struct call c = {.st = arg};
+
+	return CALL(nfs_of(b), c, nfs_fstat64_async, nfs_of(b)->fh);
+}
+
+static int64_t node_allocated(struct blk *b)
+{
+	struct nfs_stat_64 st;
+	int ret = session_run(&nfs_of(b)->session, issue_stat, &st);
+
+	return ret < 0 ? ret : (int64_t)st.nfs_used;
+}
+
+static int issue_truncate(struct blk *b, void *arg)
+{
+	const uint64_t *bytes = arg;
+	struct call c = {.ret = 0};
+
+	return CALL(nfs_of(b), c, nfs_ftruncate_async, nfs_of(b)->fh, *bytes);
+}
+
+static int node_resize(
+	struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
+{
+	struct nfs *n = nfs_of(b);
+	int ret;
+
+	if (prealloc != BLK_PREALLOC_OFF)
+		return err_set(err, ENOTSUP, "Unsupported preallocation mode: %s",
+			blk_prealloc_names[prealloc]);
+	/* Kept writes past a new end would make the file longer again. */
+	ret = session_flush(&n->session);
+	if (ret == 0)
+		ret = session_run(&n->session, issue_truncate, &bytes);
+	if (ret)
+		return err_errno(err, -ret, "Failed to resize '%s'", n->url);
+	blk_set_size(b, bytes);
+	return 0;
+}
+
+/* ---- open and close -------------------------------------------------------------- */
+
+static const struct session_ops session_ops = {
+	.connect = node_connect,
+	.disconnect = node_disconnect,
+	.cut = node_cut,
+	.write = issue_write,
+	.flush = issue_flush,
+};
+
+static int node_close(struct blk *b)
+{
+	struct nfs *n = nfs_of(b);
+
+	session_close(&n->session);
+	free(n->url);
+	return 0;
+}
+
+static int node_open(struct blk *b, struct opts *opts, struct err *err)
+{
+	struct nfs *n = nfs_of(b);
+	int ret = take_url(opts, &n->url, err);
+
+	if (ret == 0)
+		ret = check_url(n->url, err);
+	if (ret == 0)
+		ret = session_options(&n->session, opts, err);
+	n->writable = b->flags & BLK_O_RDWR;
+	if (ret == 0)
+		ret = session_open(&n->session, b, &session_ops, err);
+	if (ret) {
+		node_close(b);
+		return ret;
+	}
+	b->limits.max_transfer = n->transfer_bytes;
+	b->caps |= BLK_CAP_GROW | BLK_CAP_ZERO_INIT | BLK_CAP_SERIALISE;
+	return 0;
+}
+
+/* ---- create ---------------------------------------------------------------------- */
+
+static int make_file(struct nfs_context *ctx, const char *url, const char *path,
+	uint64_t bytes, struct err *err)
+{
+	struct nfsfh *fh;
+	bool made = true;
+	int ret = nfs_open2(ctx, path, O_RDWR | O_CREAT | O_EXCL, 0644, &fh);
+
+	if (ret == -EEXIST) {
+		made = false;
+		ret = nfs_open(ctx, path, O_RDWR, &fh);
+	}
+	if (ret < 0)
+		return failed(ctx, url, ret, "cannot create", err);
+	ret = nfs_ftruncate(ctx, fh, 0);
+	if (ret == 0)
+		ret = nfs_ftruncate(ctx, fh, bytes);
+	if (ret == 0)
+		ret = nfs_fsync(ctx, fh);
+	if (ret < 0)
+		failed(ctx, url, ret, "cannot create", err);
+	nfs_close(ctx, fh);
+	if (ret < 0 && made)
+		nfs_unlink(ctx, path);
+	return ret < 0 ? -err->code : 0;
+}
+
+static int node_create(
+	const char *filename, struct blk *file, struct opts *opts, struct err *err)
+{
+	struct nfs_context *ctx;
+	uint64_t bytes = 0;
+	char *path;
+	int ret = opts_take_size(opts, "size", &bytes, err);
+
+	(void)file;
+	if (ret == 0)
+		ret = check_url(filename, err);
+	if (ret == 0)
+		ret = mount_export(filename, &ctx, &path, err);
+	if (ret)
+		return ret;
+	ret = make_file(ctx, filename, path, bytes, err);
+	free(path);
+	nfs_destroy_context(ctx);
+	return ret;
+}
+
+static int node_remove(const char *filename)
+{
+	struct err err = ERR_INIT;
+	struct nfs_context *ctx;
+	char *path;
+	int ret = mount_export(filename, &ctx, &path, &err);
+
+	if (ret)
+		return ret;
+	ret = nfs_unlink(ctx, path);
+	free(path);
+	nfs_destroy_context(ctx);
+	return ret < 0 ? -EIO : 0;
+}
+
+static int node_parse_name(const char *name, struct opts *opts, struct err *err)
+{
+	(void)err;
+	opts_set(opts, "filename", name);
+	return 0;
+}
+
+static const struct blk_create_opt node_create_opts[] = {
+	{"size", "size", "Virtual disk size", NULL},
+	{NULL, NULL, NULL, NULL},
+};
+
+static const struct blk_format_ops node_format_ops = {
+	.create_opts = node_create_opts,
+	.create = node_create,
+	.remove = node_remove,
+};
+
+static const char *const node_schemes[] = {"nfs", NULL};
+
+const struct blk_driver blk_nfs_driver = {
+	.name = "nfs",
+	.kind = BLK_PROTOCOL,
+	.schemes = node_schemes,
+	.state_bytes = sizeof(struct nfs),
+	.parse_name = node_parse_name,
+	.open = node_open,
+	.close = node_close,
+	.preadv = node_preadv,
+	.pwritev = node_pwritev,
+	.flush = node_flush,
+	.resize = node_resize,
+	.allocated = node_allocated,
+	.format = &node_format_ops,
+};
