@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# shellcheck shell=sh
+#
+# What every network backend has to show. Sourced by one test for each kind of server:
+# images_live_there KIND, a_restart_loses_nothing KIND.
+
+peer_reads () { qemu-img info "$1" >/dev/null 2>&1; }
+
+# same_there NAME URL FORMAT [OPTION...]: both tools find there what disk.raw holds.
+same_there () {
+	there_name=$1 there_url=$2 there_format=$3
+	ok "$there_name: the same disk" byre-img compare -q -f raw -F "$there_format" disk.raw "$there_url"
+	if peer_reads "$there_url"; then
+		ok "$there_name: qemu-img sees the same" qemu-img compare -q -f raw -F "$there_format" disk.raw "$there_url"
+	else
+		skip "$there_name: qemu-img sees the same" "this qemu-img does not read such URLs"
+	fi
+}
+
+images_live_there () {
+	kind=$1
+	there=$(url "$kind" a.img)
+	python3 - <<'PY'
+import random
+random.seed(7)
+data = bytearray(24 << 20)
+for i in range(40):
+    at = random.randrange(0, len(data) - 65536) & ~511
+    data[at:at + 40960] = random.randbytes(20480) + bytes([i]) * 20480
+open("disk.raw", "wb").write(data)
+PY
+	ok "create" byre-img create -q -f qcow2 "$there" 64M
+	ok "written and read back" byre-io -f qcow2 -c 'write -q -P 5 1M 3M' -c 'write -q -z 2M 64k' \
+		-c 'discard -q 3M 64k' -c 'read -q -P 5 1M 1M' -c 'read -q -P 0 2M 64k' -c 'write -q -P 6 777 1' \
+		-c 'read -q -P 6 777 1' "$there"
+	ok "a snapshot" byre-img snapshot -c one "$there"
+	ok "written over" byre-io -f qcow2 -c 'write -q -P 7 1M 1M' "$there"
+	ok "applied" byre-img snapshot -a one "$there"
+	ok "as it was" byre-io -r -f qcow2 -c 'read -q -P 5 1M 1M' "$there"
+	ok "deleted" byre-img snapshot -d one "$there"
+	ok "sound" byre-img check -q "$there"
+	ok "resized" byre-img resize -q "$there" 80M
+	like "$(byre-img info "$there")" "virtual size: 80 MiB" "info"
+
+	ok "raw to qcow2 there" byre-img convert -f raw -O qcow2 disk.raw "$there"
+	same_there "qcow2" "$there" qcow2
+	ok "sound" byre-img check -q "$there"
+	ok "and back" byre-img convert -f qcow2 -O raw "$there" back.raw
+	same disk.raw back.raw "every byte"
+	ok "compressed there" byre-img convert -c -f raw -O qcow2 -o compression_type=zstd disk.raw "$there"
+	same_there "compressed" "$there" qcow2
+	printf secret >password
+	secret=secret,id=s,file=password
+	ok "encrypted there" byre-img convert --object $secret -f raw -O qcow2 \
+		-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 disk.raw "$there"
+	ok "the same through the passphrase" byre-img compare -q --object $secret --image-opts driver=raw,file.filename=disk.raw \
+		"driver=qcow2,encrypt.key-secret=s,file.filename=$there"
+	not_ok "no such place" byre-img info "${there%/*}/nowhere"
+	is "$(wc -l <err)" 1 "no such place: one line"
+}
+
+# A server killed under load and started again: no error is seen, nothing is lost that was
+# acknowledged, and what was flushed is there.
+a_restart_loses_nothing () {
+	kind=$1
+	there=$(url "$kind" b.img)
+	ok "create" byre-img create -q -f qcow2 "$there" 256M
+	{
+		for i in $(seq 0 39); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done
+		echo "sleep 400"
+		for i in $(seq 40 79); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done
+		for i in $(seq 0 79); do echo "read -q -P $((i + 1)) $((i * 512))k 512k"; done
+	} >commands
+	byre-io -f qcow2 "$there" <commands >io.out 2>io.err &
+	writer=$!
+	sleep 0.3
+	restart "$kind" 1
+	wait $writer
+	is $? 0 "no error is seen"
+	is "$(sed 's/byre-io> //g' io.out | grep -c .)" 0 "every byte that was acknowledged is read again"
+	ok "sound" byre-img check -q "$there"
+	for i in $(seq 0 79); do echo "read -q -P $((i + 1)) $((i * 512))k 512k"; done >commands
+	byre-io -f qcow2 -r "$there" <commands >io.out 2>io.err
+	is $? 0 "and is there afterwards"
+	stop -KILL
+	began=$(date +%s)
+	not_ok "a server that does not come back is an error" byre-io -c 'read 0 512' --image-opts \
+		"driver=raw,file.filename=$there"
+	ok "in bounded time" test $(($(date +%s) - began)) -lt 15
+}
