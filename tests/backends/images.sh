@@ -75,8 +75,7 @@ a_restart_loses_nothing () {
 	writer=$!
 	sleep 0.3
 	restart "$kind" 1
-	wait $writer
-	is $? 0 "no error is seen"
+	if wait $writer; then pass "no error is seen"; else fail "no error is seen" "$(cat io.err)"; fi
 	is "$(sed 's/byre-io> //g' io.out | grep -c .)" 0 "every byte that was acknowledged is read again"
 	ok "sound" byre-img check -q "$there"
 	for i in $(seq 0 79); do echo "read -q -P $((i + 1)) $((i * 512))k 512k"; done >commands
