@@ -405,6 +405,8 @@ static void service(void *ctx, int revents)
 	if (!s->dead && (iscsi_service(s->ctx, revents) < 0 || iscsi_get_fd(s->ctx) < 0 ||
 				!iscsi_is_logged_in(s->ctx)))
 		s->dead = true;
+	if (s->dead)
+		remote_abandon(&s->remote);
 	session_tick(&s->session);
 }
 
@@ -480,35 +482,61 @@ static int node_connect(struct blk *b, struct err *err)
 /* ---- one command ----------------------------------------------------------------- */
 
 struct command {
-	struct waiter done;
+	struct remote_wait wait; /* first */
 	int status;
 };
 
+static struct command *command_new(struct iscsi *s)
+{
+	struct command *c = calloc(1, sizeof(*c));
+
+	if (c)
+		remote_wait_begin(&s->remote, &c->wait);
+	return c;
+}
+
+/* An abandoned command's task is freed where libiscsi gives it back. */
 static void commanded(struct iscsi_context *ctx, int status, void *data, void *arg)
 {
 	struct command *c = arg;
 
-	(void)ctx, (void)data;
+	(void)ctx;
+	if (!remote_is_wanted(&c->wait)) {
+		if (data)
+			scsi_free_scsi_task(data);
+		free(c);
+		return;
+	}
 	c->status = status;
-	waiter_wake(&c->done);
+	remote_answer(&c->wait);
 }
 
-/* Waits for a task that was sent, and tells what became of it; the task stays the
- * caller's. */
-static int wait_for(struct iscsi *s, struct command *c, struct scsi_task *task)
+/* Waits for a task that was sent, and tells what became of it. The task stays the caller's,
+ * but where *task is NULL afterwards. */
+static int wait_for(struct iscsi *s, struct command *c, struct scsi_task **task)
 {
-	if (!task)
+	int status;
+
+	if (!*task) {
+		remote_wait_cancel(&c->wait);
+		free(c);
 		return s->dead || !iscsi_is_logged_in(s->ctx) ? SESSION_LOST : -ENOMEM;
+	}
 	remote_push(&s->remote);
-	waiter_wait(&c->done);
-	switch (c->status) {
+	if (!remote_wait_end(&c->wait)) {
+		*task = NULL;
+		return SESSION_LOST;
+	}
+	status = c->status;
+	free(c);
+	switch (status) {
 	case SCSI_STATUS_CANCELLED:
 	case SCSI_STATUS_ERROR:
 	case SCSI_STATUS_TIMEOUT:
 		s->dead = true; /* nothing here cancels but a broken connection */
 		return SESSION_LOST;
 	default:
-		return error_of(task, c->status);
+		return error_of(*task, status);
 	}
 }
 
@@ -533,12 +561,13 @@ static int run(struct blk *b, const struct request *r)
 	int ret = AGAIN;
 
 	for (int i = 0; i < RETRIES && ret == AGAIN; i++) {
-		struct command c = {.status = 0};
+		struct command *c = command_new(s);
 		struct scsi_task *task;
 
-		waiter_init(&c.done);
-		task = s->dead ? NULL : r->send(s, r, &c);
-		ret = wait_for(s, &c, task);
+		if (!c)
+			return -ENOMEM;
+		task = s->dead ? NULL : r->send(s, r, c);
+		ret = wait_for(s, c, &task);
 		if (ret == 0 && r->receive)
 			ret = r->receive(s, task, r);
 		if (ret == AGAIN)
@@ -803,16 +832,20 @@ static int node_extent(
 
 /* ---- open and close -------------------------------------------------------------- */
 
-static int issue_log_out(struct iscsi *s)
+static void log_out(struct iscsi *s)
 {
-	struct command c = {.status = 0};
+	struct command *c = command_new(s);
 
-	waiter_init(&c.done);
-	if (iscsi_logout_async(s->ctx, commanded, &c))
-		return -EIO;
+	if (!c)
+		return;
+	if (iscsi_logout_async(s->ctx, commanded, c)) {
+		remote_wait_cancel(&c->wait);
+		free(c);
+		return;
+	}
 	remote_push(&s->remote);
-	waiter_wait(&c.done);
-	return 0;
+	if (remote_wait_end(&c->wait))
+		free(c);
 }
 
 static void node_disconnect(struct blk *b, bool clean)
@@ -820,7 +853,7 @@ static void node_disconnect(struct blk *b, bool clean)
 	struct iscsi *s = iscsi_of(b);
 
 	if (clean && !s->dead)
-		issue_log_out(s);
+		log_out(s);
 	remote_stop(&s->remote);
 	iscsi_destroy_context(s->ctx);
 	s->ctx = NULL;

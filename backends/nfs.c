@@ -47,7 +47,6 @@ struct nfs {
 	struct nfs_context *ctx;
 	struct nfsfh *fh;
 	bool dead;
-	struct call *calls; /* in flight */
 	uint32_t transfer_bytes,
 		write_bytes; /* of a request; of what libnfs takes at once */
 };
@@ -208,8 +207,6 @@ static int events_of(void *ctx)
 	return n->dead ? 0 : nfs_which_events(n->ctx);
 }
 
-static void abandon_calls(struct nfs *n);
-
 static void service(void *ctx, int revents)
 {
 	struct nfs *n = ctx;
@@ -217,7 +214,7 @@ static void service(void *ctx, int revents)
 	if (!n->dead && nfs_service(n->ctx, revents) < 0)
 		n->dead = true;
 	if (n->dead)
-		abandon_calls(n);
+		remote_abandon(&n->remote);
 	session_tick(&n->session);
 }
 
@@ -259,58 +256,24 @@ static int node_connect(struct blk *b, struct err *err)
 
 /* ---- one call -------------------------------------------------------------------- */
 
-/*
- * libnfs may forget what was in flight when a connection broke, and calls back for it only
- * when the context is destroyed: whoever waits is woken when the connection is found dead,
- * and the call, which lies on the heap for that, is left to its callback.
- */
 struct call {
-	struct waiter done;
-	bool abandoned;
+	struct remote_wait wait; /* first */
 	int ret;                 /* as libnfs tells it */
 	const struct iovec *iov; /* of a read */
 	int niov;
 	size_t room;
 	struct nfs_stat_64 *st;
-	struct call *next, **link; /* in flight */
 };
 
-static struct call *call_new(const struct call *like)
+static struct call *call_new(struct nfs *n, const struct call *like)
 {
 	struct call *c = malloc(sizeof(*c));
 
 	if (c) {
 		*c = *like;
-		waiter_init(&c->done);
+		remote_wait_begin(&n->remote, &c->wait);
 	}
 	return c;
-}
-
-static void call_enter(struct nfs *n, struct call *c)
-{
-	c->next = n->calls;
-	c->link = &n->calls;
-	if (c->next)
-		c->next->link = &c->next;
-	n->calls = c;
-}
-
-static void call_leave(struct call *c)
-{
-	*c->link = c->next;
-	if (c->next)
-		c->next->link = c->link;
-}
-
-static void abandon_calls(struct nfs *n)
-{
-	while (n->calls) {
-		struct call *c = n->calls;
-
-		call_leave(c);
-		c->abandoned = true;
-		waiter_wake(&c->done);
-	}
 }
 
 static void called(int ret, struct nfs_context *ctx, void *data, void *arg)
@@ -318,17 +281,16 @@ static void called(int ret, struct nfs_context *ctx, void *data, void *arg)
 	struct call *c = arg;
 
 	(void)ctx;
-	if (c->abandoned) {
+	if (!remote_is_wanted(&c->wait)) {
 		free(c);
 		return;
 	}
-	call_leave(c);
 	c->ret = ret;
 	if (ret > 0 && c->iov)
 		iov_from_buf(c->iov, c->niov, 0, data, MIN((size_t)ret, c->room));
 	if (ret == 0 && c->st)
 		*c->st = *(struct nfs_stat_64 *)data;
-	waiter_wake(&c->done);
+	remote_answer(&c->wait);
 }
 
 /* The end of a call that was started with `started`. */
@@ -337,13 +299,12 @@ static int finish(struct nfs *n, struct call *c, int started)
 	int ret;
 
 	if (started != 0) {
-		call_leave(c);
+		remote_wait_cancel(&c->wait);
 		free(c);
 		return n->dead ? SESSION_LOST : -ENOMEM;
 	}
 	remote_push(&n->remote);
-	waiter_wait(&c->done);
-	if (c->abandoned)
+	if (!remote_wait_end(&c->wait))
 		return SESSION_LOST;
 	ret = c->ret;
 	free(c);
@@ -353,13 +314,11 @@ static int finish(struct nfs *n, struct call *c, int started)
 /* Makes one call with a struct call as given, and waits for it. */
 #define CALL(n, like, function, ...)                                                     \
 	({                                                                               \
-		struct call *call_c = (n)->dead ? NULL : call_new(&(like));              \
+		struct call *call_c = (n)->dead ? NULL : call_new(n, &(like));           \
 		int call_ret = (n)->dead ? SESSION_LOST : -ENOMEM;                       \
-		if (call_c) {                                                            \
-			call_enter(n, call_c);                                           \
+		if (call_c)                                                              \
 			call_ret = finish(n, call_c,                                     \
 				function((n)->ctx, __VA_ARGS__, called, call_c));        \
-		}                                                                        \
 		call_ret;                                                                \
 	})
 

@@ -131,6 +131,52 @@ void remote_push(struct remote *r)
 		r->writing = false;
 }
 
+void remote_wait_begin(struct remote *r, struct remote_wait *w)
+{
+	waiter_init(&w->done);
+	w->abandoned = false;
+	w->next = r->waits;
+	w->link = &r->waits;
+	if (w->next)
+		w->next->link = &w->next;
+	r->waits = w;
+}
+
+void remote_wait_cancel(struct remote_wait *w)
+{
+	*w->link = w->next;
+	if (w->next)
+		w->next->link = w->link;
+}
+
+bool remote_wait_end(struct remote_wait *w)
+{
+	waiter_wait(&w->done);
+	return !w->abandoned;
+}
+
+bool remote_is_wanted(const struct remote_wait *w)
+{
+	return !w->abandoned;
+}
+
+void remote_answer(struct remote_wait *w)
+{
+	remote_wait_cancel(w);
+	waiter_wake(&w->done);
+}
+
+void remote_abandon(struct remote *r)
+{
+	while (r->waits) {
+		struct remote_wait *w = r->waits;
+
+		remote_wait_cancel(w);
+		w->abandoned = true;
+		waiter_wake(&w->done);
+	}
+}
+
 void remote_stop(struct remote *r)
 {
 	struct waiter ended;

@@ -25,9 +25,22 @@ struct remote_ops {
 	void (*service)(void *ctx, int revents);
 };
 
+/*
+ * One call to the library, waited for. A library may forget what was in flight when its
+ * connection broke, and call back for it only when the context is destroyed: then whoever
+ * waits is woken by remote_abandon, and the call is left to its callback. So it lies on the
+ * heap, at the head of a struct of the driver's.
+ */
+struct remote_wait {
+	struct waiter done;
+	bool abandoned;
+	struct remote_wait *next, **link; /* in flight */
+};
+
 struct remote {
 	const struct remote_ops *ops;
 	void *ctx;
+	struct remote_wait *waits;
 	bool closing, writing;
 	unsigned pumps;
 	struct waiter *ended;
@@ -41,6 +54,17 @@ int remote_call(struct loop *home, int (*fn)(void *arg), void *arg);
 int remote_start(struct remote *r, const struct remote_ops *ops, void *ctx);
 /* After the library was given something to send: sends it, now or when the socket can. */
 void remote_push(struct remote *r);
+/* Before the call is made; where it could not be, remote_wait_cancel, and it is the caller's. */
+void remote_wait_begin(struct remote *r, struct remote_wait *w);
+void remote_wait_cancel(struct remote_wait *w);
+/* Waits. True: answered, and the caller's again. False: abandoned, not to be touched. */
+bool remote_wait_end(struct remote_wait *w);
+/* First thing in the callback. False: nobody waits any more, free it. Else fill in the
+ * answer, then remote_answer. */
+bool remote_is_wanted(const struct remote_wait *w);
+void remote_answer(struct remote_wait *w);
+/* The connection is dead: nobody waits any longer. */
+void remote_abandon(struct remote *r);
 /* Ends the pumps and waits for that, as must be before the context is freed. Cuts the
  * connection to wake them. */
 void remote_stop(struct remote *r);

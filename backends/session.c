@@ -260,17 +260,33 @@ int session_flush(struct session *s)
 
 /* ---- coming back ----------------------------------------------------------------- */
 
+struct repeated {
+	struct session *s;
+	const struct unflushed_write *w;
+};
+
+static int repeat_one(struct blk *b, void *arg)
+{
+	const struct repeated *r = arg;
+	struct iovec iov = {
+		.iov_base = (void *)(uintptr_t)r->w->data, .iov_len = r->w->bytes};
+
+	return r->w->zero ? r->s->ops->zero(b, r->w->offset, r->w->bytes, r->w->flags)
+			  : r->s->ops->write(b, r->w->offset, &iov, 1, 0);
+}
+
+/* Each counts as a request in flight, whose silence is noticed. */
 static int repeat(struct session *s)
 {
 	int ret = 0;
 
-	for (struct unflushed_write *w = s->kept.head; w && ret == 0; w = w->next) {
-		struct iovec iov = {.iov_base = w->data, .iov_len = w->bytes};
+	for (const struct unflushed_write *w = s->kept.head; w && ret == 0; w = w->next) {
+		struct repeated again = {.s = s, .w = w};
+		struct session_request r = {.s = s};
 
-		if (w->zero)
-			ret = s->ops->zero(s->b, w->offset, w->bytes, w->flags);
-		else
-			ret = s->ops->write(s->b, w->offset, &iov, 1, 0);
+		enter(&r);
+		ret = repeat_one(s->b, &again);
+		leave(&r);
 	}
 	return ret;
 }
@@ -341,10 +357,15 @@ void session_tick(struct session *s)
 {
 	const struct session_request *r = s->oldest;
 
-	if (s->up && r && s->timeout_ns && now_ns() - r->since_ns >= s->timeout_ns) {
-		log_line(LOG_LEVEL_WARNING, "%s: no answer for %llu seconds",
-			s->b->filename, (unsigned long long)(s->timeout_ns / SECOND_NS));
-		lost(s);
+	if (r && s->timeout_ns && now_ns() - r->since_ns >= s->timeout_ns) {
+		if (s->up)
+			log_line(LOG_LEVEL_WARNING, "%s: no answer for %llu seconds",
+				s->b->filename,
+				(unsigned long long)(s->timeout_ns / SECOND_NS));
+		if (s->up)
+			lost(s);
+		else
+			s->ops->cut(s->b); /* a write that is being repeated */
 	}
 	if (!s->up && s->connected)
 		start_coming_back(s);
