@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/math.h"
 #include "base/size.h"
 #include "base/text.h"
@@ -18,10 +19,21 @@
 
 const char *tool_name = "byre";
 
+/* What a library found with no caller to tell: a lie in an image on the data path, a
+ * connection that was lost. From any thread. */
+static void log_to_stderr(enum log_level level, const char *line)
+{
+	if (level == LOG_LEVEL_ERROR)
+		tool_error("%s", line);
+	else if (level == LOG_LEVEL_WARNING)
+		tool_warning("%s", line);
+}
+
 void tool_set_name(const char *argv0, const char *ours, const char *peer)
 {
 	const char *base = argv0 ? strrchr(argv0, '/') : NULL;
 
+	log_set_sink(log_to_stderr);
 	base = base ? base + 1 : argv0;
 	tool_name = base && !strcmp(base, peer) ? peer : ours;
 }

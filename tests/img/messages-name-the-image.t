@@ -43,7 +43,10 @@ with open(sys.argv[1], "r+b") as f:
     f.seek(at)
     f.write(struct.pack(">Q", 1 << 63 | 1 << 40))
 PY
-said "b.qcow2: Unable to get block status at offset 0: Input/output error" measure -O qcow2 b.qcow2
+not_ok "measure of a lying image" byre-img measure -O qcow2 b.qcow2
+like "$(sed -n 1p err)" "^byre-img: b.qcow2: image is corrupt: L2 table offset 0x10000000000 outside the file (L1 index: 0x0)$" \
+	"the structure, its value and its place"
+like "$(sed -n 2p err)" "^byre-img: b.qcow2: Unable to get block status at offset 0: Input/output error$" "and what was asked of it"
 byre-img create -q -f qcow2 c.qcow2 4M
 said "c.qcow2: Check failed: .*" check -r all --image-opts driver=qcow2,file.driver=fault,file.file.filename=c.qcow2,file.ops=read,file.fail-at=3,file.sticky=on
 done_testing
