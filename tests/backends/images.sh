@@ -2,7 +2,7 @@
 # shellcheck shell=sh
 #
 # What every network backend has to show. Sourced by one test for each kind of server:
-# images_live_there KIND, a_restart_loses_nothing KIND.
+# images_live_there KIND, silence_loses_nothing KIND, a_restart_loses_nothing KIND.
 
 peer_reads () { qemu-img info "$1" >/dev/null 2>&1; }
 
@@ -57,6 +57,30 @@ PY
 		"driver=qcow2,encrypt.key-secret=s,file.filename=$there"
 	not_ok "no such place" byre-img info "${there%/*}/nowhere"
 	is "$(wc -l <err)" 1 "no such place: one line"
+}
+
+# The network swallows everything for a while, longer than a request may wait: the connection
+# is given up, made again, and nobody above notices.
+silence_loses_nothing () {
+	kind=$1
+	there=$(url "$kind" c.img)
+	ok "create" byre-img create -q -f qcow2 "$there" 64M
+	{
+		for i in $(seq 0 19); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done
+		echo "sleep 500"
+		for i in $(seq 20 39); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done
+		for i in $(seq 0 39); do echo "read -q -P $((i + 1)) $((i * 512))k 512k"; done
+	} >commands
+	byre-io --image-opts "driver=qcow2,file.filename=$there,file.timeout=2" <commands >io.out 2>io.err &
+	writer=$!
+	sleep 0.3
+	ip link set lo down
+	sleep 4
+	ip link set lo up
+	if wait $writer; then pass "silence: no error is seen"; else fail "silence: no error is seen" "$(cat io.err)"; fi
+	is "$(sed 's/byre-io> //g' io.out | grep -c .)" 0 "silence: every byte is read again"
+	like "$(cat io.err)" "no answer for 2 seconds\|connection is lost" "silence: it is told"
+	ok "silence: sound" byre-img check -q "$there"
 }
 
 # A server killed under load and started again: no error is seen, nothing is lost that was
