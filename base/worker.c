@@ -45,6 +45,8 @@ struct pool {
 	unsigned busy;   /* of threads, those in a job */
 	unsigned queued; /* jobs nobody has taken */
 	bool quit;
+	struct worker
+		*left; /* at exit: those in a job, so that they are known to be in use */
 };
 
 static struct pool pools[2];
@@ -225,6 +227,8 @@ static void pool_quit(struct pool *p)
 		pthread_mutex_unlock(&p->lock);
 		if (busy) {
 			pthread_detach(w->thread);
+			w->next = p->left;
+			p->left = w;
 		} else {
 			pthread_join(w->thread, NULL);
 			free(w);
