@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
@@ -430,7 +429,6 @@ static int set_credentials(struct iscsi *s, const struct iscsi_url *url, struct 
 
 static int log_in(struct iscsi *s, struct err *err)
 {
-	struct linger linger = {.l_onoff = 1, .l_linger = 0};
 	struct iscsi_url *url = iscsi_parse_full_url(s->ctx, s->url);
 	int ret;
 
@@ -448,8 +446,7 @@ static int log_in(struct iscsi *s, struct err *err)
 		ret = failed(s, s->ctx, "cannot log in", err);
 	iscsi_destroy_url(url);
 	if (ret == 0)
-		setsockopt(iscsi_get_fd(s->ctx), SOL_SOCKET, SO_LINGER, &linger,
-			sizeof(linger));
+		remote_forget_unsent(iscsi_get_fd(s->ctx));
 	return ret;
 }
 
@@ -861,10 +858,7 @@ static void node_disconnect(struct blk *b, bool clean)
 
 static void node_cut(struct blk *b)
 {
-	int fd = fd_of(iscsi_of(b));
-
-	if (fd >= 0)
-		shutdown(fd, SHUT_RDWR);
+	remote_cut(fd_of(iscsi_of(b)));
 }
 
 static const struct session_ops session_ops = {

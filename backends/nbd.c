@@ -214,7 +214,6 @@ static int failed(const struct nbd *n, const char *what, struct err *err)
 
 static int connect_one(struct nbd *n, struct nbd_handle **out, struct err *err)
 {
-	struct linger linger = {.l_onoff = 1, .l_linger = 0};
 	struct nbd_handle *h = nbd_create();
 	int ret = 0;
 
@@ -232,7 +231,7 @@ static int connect_one(struct nbd *n, struct nbd_handle **out, struct err *err)
 		nbd_close(h);
 		return ret;
 	}
-	setsockopt(nbd_aio_get_fd(h), SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	remote_forget_unsent(nbd_aio_get_fd(h));
 	setsockopt(nbd_aio_get_fd(h), IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 	*out = h;
 	return 0;
@@ -327,12 +326,8 @@ static void node_cut(struct blk *b)
 {
 	struct nbd *n = nbd_of(b);
 
-	for (unsigned i = 0; i < n->n_connections; i++) {
-		int fd = nbd_aio_get_fd(n->c[i].h);
-
-		if (fd >= 0)
-			shutdown(fd, SHUT_RDWR);
-	}
+	for (unsigned i = 0; i < n->n_connections; i++)
+		remote_cut(nbd_aio_get_fd(n->c[i].h));
 }
 
 static void node_disconnect(struct blk *b, bool clean)

@@ -20,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 
@@ -162,14 +161,6 @@ out:
 	return ret;
 }
 
-/* What is sent and not delivered must not arrive after the connection was given up. */
-static void forget_at_close(struct nfs_context *ctx)
-{
-	struct linger linger = {.l_onoff = 1, .l_linger = 0};
-
-	setsockopt(nfs_get_fd(ctx), SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
-}
-
 /* What comes back under the same name has to be the same file: nothing is written to
  * another. */
 static int look_at_file(struct nfs *n, struct nfs_context *ctx, struct nfsfh *fh,
@@ -249,7 +240,7 @@ static int node_connect(struct blk *b, struct err *err)
 	n->transfer_bytes =
 		most ? (uint32_t)MIN(most, (uint64_t)TRANSFER_MAX) : TRANSFER_MAX;
 	n->write_bytes = n->transfer_bytes;
-	forget_at_close(n->ctx);
+	remote_forget_unsent(nfs_get_fd(n->ctx));
 	nfs_set_timeout(n->ctx, -1); /* the session has its own */
 	return 0;
 }
@@ -336,11 +327,7 @@ static void node_disconnect(struct blk *b, bool clean)
 
 static void node_cut(struct blk *b)
 {
-	struct nfs *n = nfs_of(b);
-	int fd = fd_of(n);
-
-	if (fd >= 0)
-		shutdown(fd, SHUT_RDWR);
+	remote_cut(fd_of(nfs_of(b)));
 }
 
 /* ---- requests -------------------------------------------------------------------- */

@@ -177,6 +177,19 @@ void remote_abandon(struct remote *r)
 	}
 }
 
+void remote_forget_unsent(int fd)
+{
+	struct linger linger = {.l_onoff = 1, .l_linger = 0};
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
+void remote_cut(int fd)
+{
+	if (fd >= 0)
+		shutdown(fd, SHUT_RDWR);
+}
+
 void remote_stop(struct remote *r)
 {
 	struct waiter ended;
@@ -185,8 +198,7 @@ void remote_stop(struct remote *r)
 	r->closing = true;
 	if (!r->pumps)
 		return;
-	if (fd >= 0)
-		shutdown(fd, SHUT_RDWR);
+	remote_cut(fd);
 	waiter_init(&ended);
 	r->ended = &ended;
 	waiter_wait(&ended);

@@ -65,6 +65,11 @@ bool remote_is_wanted(const struct remote_wait *w);
 void remote_answer(struct remote_wait *w);
 /* The connection is dead: nobody waits any longer. */
 void remote_abandon(struct remote *r);
+/* What is sent on this socket and not delivered is forgotten when it is closed: it must not
+ * arrive after the connection was given up. */
+void remote_forget_unsent(int fd);
+/* Breaks a connection: the library finds its socket ended. */
+void remote_cut(int fd);
 /* Ends the pumps and waits for that, as must be before the context is freed. Cuts the
  * connection to wake them. */
 void remote_stop(struct remote *r);

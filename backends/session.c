@@ -260,19 +260,12 @@ int session_flush(struct session *s)
 
 /* ---- coming back ----------------------------------------------------------------- */
 
-struct repeated {
-	struct session *s;
-	const struct unflushed_write *w;
-};
-
-static int repeat_one(struct blk *b, void *arg)
+static int repeat_one(struct session *s, const struct unflushed_write *w)
 {
-	const struct repeated *r = arg;
-	struct iovec iov = {
-		.iov_base = (void *)(uintptr_t)r->w->data, .iov_len = r->w->bytes};
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)w->data, .iov_len = w->bytes};
 
-	return r->w->zero ? r->s->ops->zero(b, r->w->offset, r->w->bytes, r->w->flags)
-			  : r->s->ops->write(b, r->w->offset, &iov, 1, 0);
+	return w->zero ? s->ops->zero(s->b, w->offset, w->bytes, w->flags)
+		       : s->ops->write(s->b, w->offset, &iov, 1, 0);
 }
 
 /* Each counts as a request in flight, whose silence is noticed. */
@@ -281,11 +274,10 @@ static int repeat(struct session *s)
 	int ret = 0;
 
 	for (const struct unflushed_write *w = s->kept.head; w && ret == 0; w = w->next) {
-		struct repeated again = {.s = s, .w = w};
 		struct session_request r = {.s = s};
 
 		enter(&r);
-		ret = repeat_one(s->b, &again);
+		ret = repeat_one(s, w);
 		leave(&r);
 	}
 	return ret;
@@ -346,10 +338,7 @@ static void come_back(void *arg)
 		wait_ns = MIN(wait_ns * 2, LONGEST_BACKOFF);
 	}
 	s->returning = false;
-	if (!s->closing) {
-		s->reconnects++;
-		s->up = true;
-	}
+	s->up = !s->closing;
 	changed(s);
 }
 

@@ -60,7 +60,6 @@ struct session {
 	bool returning; /* the task that connects again is under way */
 	int sync_error; /* a write that could not be repeated: answers every flush for good */
 	uint64_t down_since_ns;
-	unsigned reconnects;
 	struct session_request *oldest, *newest; /* in flight */
 	struct task_mutex lock; /* under it conditions are waited for */
 	struct task_cond changed;

@@ -81,13 +81,9 @@ static int raw_open(struct blk *b, struct opts *opts, struct err *err)
 static void raw_follow(struct blk *b)
 {
 	const struct raw *s = b->state;
-	uint64_t whole = blk_size(b->file), size = blk_size(b);
-	uint64_t end = whole - MIN(whole, s->offset);
+	uint64_t whole = blk_size(b->file);
 
-	while (size < end)
-		if (__atomic_compare_exchange_n(&b->size, &size, end, false,
-			    __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-			break;
+	blk_raise_size(b, whole - MIN(whole, s->offset));
 }
 
 static int raw_preadv(
