@@ -13,7 +13,8 @@
 #include "base/task.h"
 #include "block/blk.h"
 
-struct blk_format_ops; /* format.h */
+struct blk_format_ops;	/* format.h */
+struct blk_storage_ops; /* storage.h */
 struct blk_gate;       /* io.c: requests in flight */
 struct json;
 
@@ -93,6 +94,7 @@ struct blk_driver {
 	int64_t (*allocated)(struct blk *b);
 
 	const struct blk_format_ops *format; /* formats; protocols that can create: create */
+	const struct blk_storage_ops *storage; /* protocols; NULL: nothing to tell */
 };
 
 struct blk {

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What only the place where bytes live can tell or do: which disk it is, what it can, how
+ * its paths are. Protocol drivers have these operations beside those of driver.h; filters
+ * are looked through. Each may block, and may be called beside data calls.
+ */
+#ifndef BYRE_BLOCK_STORAGE_H
+#define BYRE_BLOCK_STORAGE_H
+
+#include "block/blk.h"
+
+struct json;
+
+/* Preference among paths to one disk, the higher the better: as SPC-4 names the access
+ * states of a target port group. Any other number in between will do. */
+enum blk_path_priority {
+	BLK_PATH_UNAVAILABLE = 0, /* not usable now */
+	BLK_PATH_STANDBY = 1,
+	BLK_PATH_NON_OPTIMIZED = 10,
+	BLK_PATH_OPTIMIZED = 50,
+	BLK_PATH_PREFERRED = 80,
+};
+
+struct blk_storage_ops {
+	/* The disk's name in the world, the same whichever way it is reached and however its
+	 * URL is spelled ("naa.6001405…", "nfs:FSID:FILEID"), malloc'd. -ENOTSUP where nothing
+	 * proves it. */
+	int (*identity)(struct blk *b, char **out);
+	/* Puts members into the object `facts`: what this place can do, how it is doing. */
+	void (*describe)(struct blk *b, struct json *facts);
+	/* One of several paths (BLK_O_PATH): can it be used now, and how much is it worth?
+	 * 0 with *priority; -errno where it cannot. */
+	int (*check_path)(struct blk *b, unsigned *priority);
+	/* After it no request sent earlier by this program lands any more, whichever path it
+	 * took, that had not been answered. No request is in flight on b. */
+	int (*fence)(struct blk *b);
+};
+
+/* As the operations, -ENOTSUP where the driver has none. */
+int blk_identity(struct blk *b, char **out);
+int blk_check_path(struct blk *b, unsigned *priority);
+int blk_fence(struct blk *b);
+/* The facts of a protocol node as an object of the caller's; NULL where there are none. */
+struct json *blk_describe(struct blk *b);
+
+#endif
