@@ -54,7 +54,8 @@ struct blk_driver {
 	const char *const *schemes; /* protocols: {"nbd", "nbds", NULL}; "nbd:" or "nbd://" */
 	size_t state_bytes;	    /* zeroed b->state of this size is there at open */
 
-	/* Protocols: "scheme:rest" into options (at least filename=). NULL: filename=rest. */
+	/* Protocols: "scheme:rest" into options (at least filename=). NULL: filename=rest. A
+	 * name that stands for another driver's node sets driver= as well. */
 	int (*parse_name)(const char *name, struct opts *opts, struct err *err);
 
 	/* Takes its options from opts; fills size, limits, caps, and for formats the backing

@@ -28,7 +28,8 @@ struct blk_gate {
 int blk_gate_new(struct blk *b);
 void blk_gate_free(struct blk *b);
 
-/* node.c: takes a node out of the tree and frees it; closes what was opened below it. */
+/* node.c: puts a node among its parent's children; takes a node out of the tree and frees it; closes what was opened below it. */
+void blk_node_join(struct blk *b, struct blk *parent);
 void blk_node_free(struct blk *b);
 int blk_close_children(struct blk *b);
 

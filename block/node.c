@@ -3,6 +3,7 @@
  * have to write to them; a chain of backing files is closed by a loop from the top down.
  */
 #include <assert.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -86,6 +87,10 @@ static bool is_file(const struct blk *b, const struct stat *file)
 	       st.st_dev == file->st_dev && st.st_ino == file->st_ino;
 }
 
+/* Around the lists of children: a node with several paths opens some of them late, on a
+ * thread of its own. */
+static pthread_mutex_t tree_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static bool uses(const struct blk *b, const struct stat *file)
 {
 	for (; b; b = b->backing) {
@@ -101,8 +106,14 @@ static bool uses(const struct blk *b, const struct stat *file)
 bool blk_uses_file(const struct blk *b, const char *path)
 {
 	struct stat st;
+	bool found;
 
-	return !stat(path, &st) && uses(b, &st);
+	if (stat(path, &st))
+		return false;
+	pthread_mutex_lock(&tree_lock);
+	found = uses(b, &st);
+	pthread_mutex_unlock(&tree_lock);
+	return found;
 }
 
 int blk_cache_mode(const char *mode, unsigned *flags)
@@ -131,12 +142,23 @@ int blk_cache_mode(const char *mode, unsigned *flags)
 
 /* ---- close ----------------------------------------------------------------------- */
 
+void blk_node_join(struct blk *b, struct blk *parent)
+{
+	pthread_mutex_lock(&tree_lock);
+	b->parent = parent;
+	b->nesting = parent->nesting + 1;
+	b->sibling = parent->children;
+	parent->children = b;
+	pthread_mutex_unlock(&tree_lock);
+}
+
 static void leave_parent(struct blk *b)
 {
 	struct blk **link;
 
 	if (!b->parent)
 		return;
+	pthread_mutex_lock(&tree_lock);
 	if (b->parent->file == b)
 		b->parent->file = NULL;
 	if (b->parent->data_file == b)
@@ -144,6 +166,7 @@ static void leave_parent(struct blk *b)
 	for (link = &b->parent->children; *link != b; link = &(*link)->sibling)
 		;
 	*link = b->sibling;
+	pthread_mutex_unlock(&tree_lock);
 }
 
 void blk_node_free(struct blk *b)
@@ -172,7 +195,8 @@ int blk_close_children(struct blk *b)
 /* One node and its children, not its backing file. The first error counts. */
 static int close_node(struct blk *b)
 {
-	int flush = blk_flush(b);
+	/* Paths were flushed by the node over them, which knows when one can do without. */
+	int flush = b->flags & BLK_O_PATH ? 0 : blk_flush(b);
 	int own = b->drv->close ? b->drv->close(b) : 0;
 	int children;
 

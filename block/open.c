@@ -169,8 +169,11 @@ static int apply_name(struct request *r)
 			"'%s': a file name was given, and another with the option "
 			"'filename'",
 			r->name);
-	if (drv->parse_name && blk_name_rest(drv, r->name) != r->name)
-		return drv->parse_name(r->name, r->opts, r->err);
+	if (drv->parse_name && blk_name_rest(drv, r->name) != r->name) {
+		int ret = drv->parse_name(r->name, r->opts, r->err);
+
+		return ret ? ret : take_driver(r);
+	}
 	opts_set(r->opts, "filename", blk_name_rest(drv, r->name));
 	return 0;
 }
@@ -241,12 +244,8 @@ static struct blk *node_new(const struct request *r)
 	}
 	b->flags = r->flags;
 	b->drv = r->drv;
-	if (r->parent) {
-		b->parent = r->parent;
-		b->nesting = r->parent->nesting + 1;
-		b->sibling = r->parent->children;
-		r->parent->children = b;
-	}
+	if (r->parent)
+		blk_node_join(b, r->parent);
 	if (name_node(b, r)) {
 		blk_node_free(b);
 		return NULL;
