@@ -12,6 +12,7 @@
 #define SECOND_NS       1000000000ull
 #define RECONNECT_S     60u
 #define TIMEOUT_S       30u
+#define PATH_TIMEOUT_S  5u
 #define SECONDS_MAX     (1u << 20)
 #define KEPT_MAX        (64 * MiB)
 #define FIRST_BACKOFF   (SECOND_NS / 20)
@@ -45,12 +46,13 @@ static int take_seconds(struct opts *opts, const char *key, uint64_t *ns, struct
 	return ret;
 }
 
-int session_options(struct session *s, struct opts *opts, struct err *err)
+int session_options(
+	struct session *s, const struct blk *b, struct opts *opts, struct err *err)
 {
 	int ret;
 
 	s->reconnect_ns = RECONNECT_S * SECOND_NS;
-	s->timeout_ns = TIMEOUT_S * SECOND_NS;
+	s->timeout_ns = (b->flags & BLK_O_PATH ? PATH_TIMEOUT_S : TIMEOUT_S) * SECOND_NS;
 	ret = take_seconds(opts, "reconnect-delay", &s->reconnect_ns, err);
 	return ret ? ret : take_seconds(opts, "timeout", &s->timeout_ns, err);
 }
@@ -208,6 +210,7 @@ static int change_issue(struct blk *b, void *arg)
 {
 	struct change *c = arg;
 	struct session *s = c->s;
+	struct unflushed_write *w;
 	int ret;
 
 	if (c->iov)
@@ -216,8 +219,12 @@ static int change_issue(struct blk *b, void *arg)
 		ret = s->ops->zero(b, c->offset, c->bytes, c->flags);
 	if (ret || !s->keeps || !s->ops->flush)
 		return ret;
-	return c->iov ? unflushed_add(&s->kept, c->offset, c->iov, c->niov)
-		      : unflushed_add_zero(&s->kept, c->offset, c->bytes, c->flags);
+	w = c->iov ? unflushed_copy(c->offset, c->iov, c->niov)
+		   : unflushed_zero(c->offset, c->bytes, c->flags);
+	if (!w)
+		return -ENOMEM;
+	unflushed_add(&s->kept, w);
+	return 0;
 }
 
 static int change(void *arg)

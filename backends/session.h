@@ -67,8 +67,8 @@ struct session {
 };
 
 /* Options of every network node: reconnect-delay= (seconds, 0: a lost connection is an
- * error), timeout= (seconds without an answer, 0: none). */
-int session_options(struct session *s, struct opts *opts, struct err *err);
+ * error), timeout= (seconds without an answer, 0: none; one of several paths waits less). */
+int session_options(struct session *s, const struct blk *b, struct opts *opts, struct err *err);
 /* Starts the home loop and connects. Blocks. */
 int session_open(struct session *s, struct blk *b, const struct session_ops *ops, struct err *err);
 /* Also after a failed session_open. */

@@ -5,7 +5,7 @@
  * acknowledgement to the next completed flush, and are written again, in their order, when
  * a connection was lost in between.
  *
- * Belongs to one loop; no lock.
+ * No lock: it belongs to one loop, or is used under its owner's.
  */
 #ifndef BYRE_BACKENDS_UNFLUSHED_H
 #define BYRE_BACKENDS_UNFLUSHED_H
@@ -30,9 +30,11 @@ struct unflushed {
 	size_t held_bytes; /* of memory */
 };
 
-/* Keeps a copy. -ENOMEM. */
-int unflushed_add(struct unflushed *u, uint64_t offset, const struct iovec *iov, int niov);
-int unflushed_add_zero(struct unflushed *u, uint64_t offset, uint64_t bytes, unsigned flags);
+/* A copy of a write, or of zeros, for unflushed_add. NULL: no memory. */
+struct unflushed_write *unflushed_copy(uint64_t offset, const struct iovec *iov, int niov);
+struct unflushed_write *unflushed_zero(uint64_t offset, uint64_t bytes, unsigned flags);
+/* Takes it as the latest. */
+void unflushed_add(struct unflushed *u, struct unflushed_write *w);
 /* A flush that began when u->seq was `seq` has completed. */
 void unflushed_drop(struct unflushed *u, uint64_t seq);
 
