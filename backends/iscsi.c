@@ -24,19 +24,25 @@
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
 
+#include "backends/scsi.h"
 #include "backends/session.h"
 #include "base/iov.h"
+#include "base/json.h"
 #include "base/math.h"
 #include "block/format.h"
 #include "block/secret.h"
+#include "block/storage.h"
 
-#define TRANSFER_MAX (1 * MiB)
-#define CONNECT_S    10
-#define RETRIES      8
-#define RETRY_NS     20000000ull /* twice as long each time */
+#define TRANSFER_MAX   (1 * MiB)
+#define CONNECT_S      10
+#define PATH_CONNECT_S 4 /* where there may be another */
+#define RETRIES        8
+#define RETRY_NS       20000000ull /* twice as long each time */
 #define INITIATOR_NAME                                                                   \
 	"iqn.2008-11.org.linux-kvm" /* as the peer's, for targets' access lists */
 #define LBA_STATUS_BYTES 4096
+#define IDENTITY_BYTES   4096
+#define GROUPS_BYTES     4096
 
 struct iscsi_facts {
 	uint32_t block_bytes;
@@ -46,6 +52,9 @@ struct iscsi_facts {
 	uint64_t max_write_same;
 	bool thin, unmap, write_same_unmaps, zero_after_unmap;
 	bool read_only, fua;
+	char *identity; /* NULL: the target does not say */
+	int port_group; /* of this path; -1: it does not say */
+	bool asymmetric;
 };
 
 struct iscsi {
@@ -64,6 +73,8 @@ struct iscsi {
 	int lun;
 	bool dead;
 	struct iscsi_facts facts;
+	int port_group;
+	bool asymmetric;
 	bool no_write_same;
 	atomic_bool no_status;
 };
@@ -157,8 +168,9 @@ static char *without_password(const char *url)
 	return shown;
 }
 
-static int take_options(struct iscsi *s, struct opts *opts, struct err *err)
+static int take_options(struct blk *b, struct opts *opts, struct err *err)
 {
+	struct iscsi *s = iscsi_of(b);
 	int ret = take_place(opts, &s->url, err);
 
 	if (ret == 0 && !(s->shown = without_password(s->url)))
@@ -171,7 +183,7 @@ static int take_options(struct iscsi *s, struct opts *opts, struct err *err)
 	ret = ret ? ret
 		  : take_secret(opts, "target-password-secret", &s->target_password, err);
 	ret = ret ? ret : take_digest(opts, &s->digest, err);
-	ret = ret ? ret : session_options(&s->session, opts, err);
+	ret = ret ? ret : session_options(&s->session, b, opts, err);
 	if (ret == 0 &&
 		(!s->user != !s->password || !s->target_user != !s->target_password))
 		ret = err_set(err, EINVAL,
@@ -184,6 +196,9 @@ static int take_options(struct iscsi *s, struct opts *opts, struct err *err)
 enum { AGAIN = -EAGAIN };
 
 #define SENSE_SPACE_ALLOCATION_FAILED 0x2707
+/* Not by this port. */
+#define SENSE_STANDBY     0x040b
+#define SENSE_UNAVAILABLE 0x040c
 
 /* What a command that did not end well means. AGAIN: send it once more. */
 static int error_of(const struct scsi_task *task, int status)
@@ -212,6 +227,8 @@ static int error_of(const struct scsi_task *task, int status)
 	case SCSI_SENSE_COMMAND_ABORTED:
 		return AGAIN;
 	case SCSI_SENSE_NOT_READY:
+		if (s->ascq == SENSE_STANDBY || s->ascq == SENSE_UNAVAILABLE)
+			return -EHOSTDOWN;
 		return s->ascq >> 8 == 0x04 ? AGAIN : -EIO; /* becoming ready */
 	case SCSI_SENSE_ILLEGAL_REQUEST:
 		if (s->ascq == SCSI_SENSE_ASCQ_INVALID_OPERATION_CODE ||
@@ -233,6 +250,9 @@ static int failed(
 {
 	const char *why = iscsi_get_error(ctx);
 
+	/* So it says when there is no connection, being told not to make another. */
+	if (why && strstr(why, "Can not reconnect right now"))
+		why = "no connection to the portal, or it was broken off";
 	return err_set(err, EIO, "%s: %s: %s", s->shown, what,
 		why && *why ? why : "no reason given");
 }
@@ -257,7 +277,13 @@ static struct scsi_task *ask(struct iscsi *s, int evpd, int page, int bytes)
 	return NULL;
 }
 
-static int learn_type(struct iscsi *s, struct err *err)
+/* Byte 5 of standard INQUIRY data: its target port group support. */
+static bool tells_port_groups(const struct scsi_task *task)
+{
+	return task->datain.size > 5 && (task->datain.data[5] & 0x30);
+}
+
+static int learn_type(struct iscsi *s, struct iscsi_facts *f, struct err *err)
 {
 	struct scsi_task *task = ask(s, 0, 0, 255);
 	const struct scsi_inquiry_standard *inq =
@@ -269,8 +295,26 @@ static int learn_type(struct iscsi *s, struct err *err)
 	else if (inq->device_type != SCSI_INQUIRY_PERIPHERAL_DEVICE_TYPE_DIRECT_ACCESS)
 		ret = err_set(err, ENOTSUP, "%s: LUN %d is no disk (device type %d)",
 			s->shown, s->lun, inq->device_type);
+	else
+		f->asymmetric = tells_port_groups(task);
 	if (task)
 		scsi_free_scsi_task(task);
+	return ret;
+}
+
+static int learn_identity(struct iscsi *s, struct iscsi_facts *f, struct err *err)
+{
+	struct scsi_task *task =
+		ask(s, 1, SCSI_INQUIRY_PAGECODE_DEVICE_IDENTIFICATION, IDENTITY_BYTES);
+	int ret = 0;
+
+	f->port_group = -1;
+	if (!task)
+		return 0;
+	if (scsi_identity(task->datain.data, task->datain.size, &f->identity) == -ENOMEM)
+		ret = err_errno(err, ENOMEM, "%s", s->shown);
+	f->port_group = scsi_port_group(task->datain.data, task->datain.size);
+	scsi_free_scsi_task(task);
 	return ret;
 }
 
@@ -355,9 +399,11 @@ static int learn(struct iscsi *s, struct iscsi_facts *f, struct err *err)
 	int ret;
 
 	*f = (struct iscsi_facts){0};
-	ret = learn_type(s, err);
+	ret = learn_type(s, f, err);
 	if (ret == 0)
 		ret = learn_capacity(s, f, err);
+	if (ret == 0)
+		ret = learn_identity(s, f, err);
 	if (ret)
 		return ret;
 	learn_limits(s, f);
@@ -365,21 +411,37 @@ static int learn(struct iscsi *s, struct iscsi_facts *f, struct err *err)
 	return 0;
 }
 
-/* Facts are read on all loops, and so stay as they were learned first. What comes back under
- * the same name has to be the same disk: nothing is written to another. */
-static int settle_facts(struct iscsi *s, const struct iscsi_facts *now, struct err *err)
+static bool is_same_name(const char *a, const char *b)
 {
+	return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/* Facts are read on all loops, and so stay as they were learned first. What comes back under
+ * the same name has to be the same disk: nothing is written to another. Takes `now`. */
+static int settle_facts(struct iscsi *s, struct iscsi_facts *now, struct err *err)
+{
+	int ret = 0;
+
+	s->port_group = now->port_group;
+	s->asymmetric = now->asymmetric;
 	if (!s->facts.block_bytes) {
 		s->facts = *now;
 		return 0;
 	}
-	if (now->block_bytes == s->facts.block_bytes && now->blocks >= s->facts.blocks)
-		return 0;
-	return err_set(err, EIO,
-		"%s: the LUN came back as another disk: %" PRIu64 " blocks of %" PRIu32
-		" bytes, not %" PRIu64 " of %" PRIu32,
-		s->shown, now->blocks, now->block_bytes, s->facts.blocks,
-		s->facts.block_bytes);
+	if (!is_same_name(now->identity, s->facts.identity))
+		ret = err_set(err, EIO,
+			"%s: the LUN came back as another disk: %s, not %s", s->shown,
+			now->identity ? now->identity : "one without a name",
+			s->facts.identity ? s->facts.identity : "the one without a name");
+	else if (now->block_bytes != s->facts.block_bytes ||
+		 now->blocks < s->facts.blocks)
+		ret = err_set(err, EIO,
+			"%s: the LUN came back as another disk: %" PRIu64
+			" blocks of %" PRIu32 " bytes, not %" PRIu64 " of %" PRIu32,
+			s->shown, now->blocks, now->block_bytes, s->facts.blocks,
+			s->facts.block_bytes);
+	free(now->identity);
+	return ret;
 }
 
 static int fd_of(void *ctx)
@@ -440,7 +502,8 @@ static int log_in(struct iscsi *s, struct err *err)
 	iscsi_set_header_digest(s->ctx, s->digest);
 	iscsi_set_isid_random(s->ctx, s->isid, 0);
 	iscsi_set_noautoreconnect(s->ctx, 1);
-	iscsi_set_timeout(s->ctx, CONNECT_S);
+	iscsi_set_timeout(
+		s->ctx, s->session.b->flags & BLK_O_PATH ? PATH_CONNECT_S : CONNECT_S);
 	ret = set_credentials(s, url, err);
 	if (ret == 0 && iscsi_full_connect_sync(s->ctx, url->portal, url->lun))
 		ret = failed(s, s->ctx, "cannot log in", err);
@@ -453,7 +516,7 @@ static int log_in(struct iscsi *s, struct err *err)
 static int node_connect(struct blk *b, struct err *err)
 {
 	struct iscsi *s = iscsi_of(b);
-	struct iscsi_facts now;
+	struct iscsi_facts now = {0};
 	int ret;
 
 	s->ctx = iscsi_create_context(s->initiator ? s->initiator : INITIATOR_NAME);
@@ -465,6 +528,8 @@ static int node_connect(struct blk *b, struct err *err)
 		ret = learn(s, &now, err);
 	if (ret == 0)
 		ret = settle_facts(s, &now, err);
+	else
+		free(now.identity);
 	/* From here on the session's own limit counts. */
 	iscsi_set_timeout(s->ctx, 0);
 	if (ret == 0 && remote_start(&s->remote, &remote_ops, s))
@@ -827,6 +892,156 @@ static int node_extent(
 	return 0;
 }
 
+/* ---- one path of several --------------------------------------------------------- */
+
+static struct scsi_task *send_ready(
+	struct iscsi *s, const struct request *r, struct command *c)
+{
+	(void)r;
+	return iscsi_testunitready_task(s->ctx, s->lun, commanded, c);
+}
+
+/* A command that is made here and not by libiscsi. */
+static struct scsi_task *send_made(
+	struct iscsi *s, const struct request *r, struct command *c)
+{
+	struct scsi_command *m = r->out;
+	struct iscsi_data out = {
+		.size = m->out_bytes, .data = (unsigned char *)(uintptr_t)m->out};
+	struct scsi_task *task = scsi_create_task((int)m->cdb_bytes, m->cdb,
+		m->in    ? SCSI_XFER_READ
+		: m->out ? SCSI_XFER_WRITE
+			 : SCSI_XFER_NONE,
+		(int)(m->in ? m->in_bytes : m->out_bytes));
+
+	if (task && iscsi_scsi_command_async(
+			    s->ctx, s->lun, task, commanded, m->out ? &out : NULL, c)) {
+		scsi_free_scsi_task(task);
+		task = NULL;
+	}
+	return task;
+}
+
+static int receive_made(struct iscsi *s, struct scsi_task *task, const struct request *r)
+{
+	struct scsi_command *m = r->out;
+
+	(void)s;
+	if (!m->in)
+		return 0;
+	m->got = MIN((size_t)MAX(task->datain.size, 0), m->in_bytes);
+	memcpy(m->in, task->datain.data, m->got);
+	return 0;
+}
+
+static int issue_check(struct blk *b, void *arg)
+{
+	struct iscsi *s = iscsi_of(b);
+	struct request ready = {.send = send_ready};
+	struct request groups = {.send = send_made, .receive = receive_made};
+	struct scsi_command c;
+	uint8_t *list;
+	int ret = run(b, &ready);
+
+	if (ret || !s->asymmetric)
+		return ret;
+	list = malloc(GROUPS_BYTES);
+	if (!list)
+		return -ENOMEM;
+	scsi_report_port_groups(&c, list, GROUPS_BYTES);
+	groups.out = &c;
+	ret = run(b, &groups);
+	if (ret == 0)
+		*(unsigned *)arg = scsi_group_priority(list, c.got, s->port_group);
+	free(list);
+	return ret == -ENOTSUP ? 0 : ret;
+}
+
+static int node_check_path(struct blk *b, unsigned *priority)
+{
+	*priority = BLK_PATH_OPTIMIZED;
+	return session_run(&iscsi_of(b)->session, issue_check, priority);
+}
+
+static void reset_done(struct iscsi_context *ctx, int status, void *data, void *arg)
+{
+	struct command *c = arg;
+
+	(void)ctx;
+	if (!remote_is_wanted(&c->wait)) {
+		free(c);
+		return;
+	}
+	c->status = status;
+	if (status == SCSI_STATUS_GOOD &&
+		(!data || *(uint32_t *)data != ISCSI_TMR_FUNC_COMPLETE))
+		c->status = SCSI_STATUS_CHECK_CONDITION;
+	remote_answer(&c->wait);
+}
+
+/* LOGICAL UNIT RESET: the unit ends every command it has, by any path and of anybody, before
+ * it answers (SAM-5, LOGICAL UNIT RESET). */
+static int issue_reset(struct blk *b, void *arg)
+{
+	struct iscsi *s = iscsi_of(b);
+	struct command *c = command_new(s);
+	int status;
+
+	(void)arg;
+	if (!c)
+		return -ENOMEM;
+	if (s->dead || iscsi_task_mgmt_lun_reset_async(
+			       s->ctx, (uint32_t)s->lun, reset_done, c)) {
+		remote_wait_cancel(&c->wait);
+		free(c);
+		return s->dead || !iscsi_is_logged_in(s->ctx) ? SESSION_LOST : -ENOMEM;
+	}
+	remote_push(&s->remote);
+	if (!remote_wait_end(&c->wait))
+		return SESSION_LOST;
+	status = c->status;
+	free(c);
+	if (status == SCSI_STATUS_GOOD)
+		return 0;
+	return status == SCSI_STATUS_CHECK_CONDITION ? -ENOTSUP : SESSION_LOST;
+}
+
+static int node_fence(struct blk *b)
+{
+	return session_run(&iscsi_of(b)->session, issue_reset, NULL);
+}
+
+static int node_identity(struct blk *b, char **out)
+{
+	const char *identity = iscsi_of(b)->facts.identity;
+
+	if (!identity)
+		return -ENOTSUP;
+	*out = strdup(identity);
+	return *out ? 0 : -ENOMEM;
+}
+
+static void node_describe(struct blk *b, struct json *facts)
+{
+	const struct iscsi_facts *f = &iscsi_of(b)->facts;
+
+	if (f->identity)
+		json_put_string(facts, "identity", f->identity);
+	json_put_int(facts, "block-size", f->block_bytes);
+	json_put_bool(facts, "thin-provisioned", f->thin);
+	json_put_bool(facts, "discard", f->unmap);
+	json_put_bool(facts, "reads-zeros-after-discard", f->zero_after_unmap);
+	json_put_bool(facts, "write-protected", f->read_only);
+	json_put_bool(facts, "asymmetric-access", f->asymmetric);
+}
+
+static const struct blk_storage_ops storage_ops = {
+	.identity = node_identity,
+	.describe = node_describe,
+	.check_path = node_check_path,
+	.fence = node_fence,
+};
+
 /* ---- open and close -------------------------------------------------------------- */
 
 static void log_out(struct iscsi *s)
@@ -883,6 +1098,7 @@ static int node_close(struct blk *b)
 
 	session_close(&s->session);
 	free(s->shown);
+	free(s->facts.identity);
 	wipe(s->url);
 	free(s->initiator);
 	free(s->user);
@@ -917,7 +1133,7 @@ static void set_limits(struct blk *b)
 static int node_open(struct blk *b, struct opts *opts, struct err *err)
 {
 	struct iscsi *s = iscsi_of(b);
-	int ret = take_options(s, opts, err);
+	int ret = take_options(b, opts, err);
 
 	if (ret == 0 && getrandom(&s->isid, sizeof(s->isid), 0) != sizeof(s->isid))
 		ret = err_errno(err, errno, "no random numbers");
@@ -941,10 +1157,32 @@ static int node_open(struct blk *b, struct opts *opts, struct err *err)
 	return 0;
 }
 
+/* "iscsi://user@a:3260,b/target/lun" is one disk over two portals. */
 static int node_parse_name(const char *name, struct opts *opts, struct err *err)
 {
-	(void)err;
-	opts_set(opts, "filename", name);
+	const char *host = strstr(name, "://"), *end, *at, *next;
+	unsigned n = 0;
+
+	host = host ? host + 3 : name;
+	end = host + strcspn(host, "/");
+	at = memrchr(host, '@', (size_t)(end - host));
+	host = at ? at + 1 : host;
+	if (!memchr(host, ',', (size_t)(end - host))) {
+		opts_set(opts, "filename", name);
+		return 0;
+	}
+	opts_set(opts, "driver", "multipath");
+	for (const char *begin = host; begin <= end; begin = next + 1, n++) {
+		char key[24];
+
+		next = memchr(begin, ',', (size_t)(end - begin));
+		next = next ? next : end;
+		if (next == begin)
+			return err_set(err, EINVAL, "iscsi: an empty portal in the URL");
+		snprintf(key, sizeof(key), "path.%u", n);
+		opts_setf(opts, key, "%.*s%.*s%s", (int)(host - name), name,
+			(int)(next - begin), begin, end);
+	}
 	return 0;
 }
 
@@ -983,4 +1221,5 @@ const struct blk_driver blk_iscsi_driver = {
 	.extent = node_extent,
 	.resize = node_resize,
 	.format = &format_ops,
+	.storage = &storage_ops,
 };

@@ -180,8 +180,9 @@ static int take_string(struct opts *opts, const char *key, char **out, struct er
 	return *out ? 0 : no_memory(err);
 }
 
-static int take_options(struct nbd *n, struct opts *opts, struct err *err)
+static int take_options(struct blk *b, struct opts *opts, struct err *err)
 {
+	struct nbd *n = nbd_of(b);
 	bool tls = opts_peek(opts, "tls-certificates") || opts_peek(opts, "tls-psk-file");
 	int ret = take_uri(opts, &n->uri, tls, err);
 
@@ -191,7 +192,7 @@ static int take_options(struct nbd *n, struct opts *opts, struct err *err)
 	ret = ret ? ret : take_string(opts, "tls-username", &n->username, err);
 	ret = ret ? ret : take_string(opts, "x-dirty-bitmap", &n->context, err);
 	ret = ret ? ret : opts_take_u64(opts, "connections", &n->max_connections, err);
-	ret = ret ? ret : session_options(&n->session, opts, err);
+	ret = ret ? ret : session_options(&n->session, b, opts, err);
 	if (ret == 0 && (n->max_connections < 1 || n->max_connections > CONNECTIONS_MAX))
 		ret = err_set(err, EINVAL, "nbd: connections: 1 to %u", CONNECTIONS_MAX);
 	n->inverted = n->context != NULL;
@@ -682,7 +683,7 @@ static int node_close(struct blk *b)
 static int node_open(struct blk *b, struct opts *opts, struct err *err)
 {
 	struct nbd *n = nbd_of(b);
-	int ret = take_options(n, opts, err);
+	int ret = take_options(b, opts, err);
 
 	if (ret == 0)
 		ret = session_open(&n->session, b, &session_ops, err);

@@ -27,19 +27,22 @@
 
 #include "backends/session.h"
 #include "base/iov.h"
+#include "base/json.h"
 #include "base/math.h"
 #include "block/format.h"
+#include "block/storage.h"
 
-#define TRANSFER_MAX (1 * MiB)
-#define WRITE_LEAST  512
-#define CONNECT_MS   10000 /* an answer to one of the blocking calls */
-#define SYN_COUNT    3     /* of a connection that is not answered: some seven seconds */
+#define TRANSFER_MAX    (1 * MiB)
+#define WRITE_LEAST     512
+#define CONNECT_MS      10000 /* an answer to one of the blocking calls */
+#define PATH_CONNECT_MS 4000  /* where there may be another path */
+#define SYN_COUNT       3 /* of a connection that is not answered: some seven seconds */
 
 struct nfs {
 	struct session session;
 	char *url;
 	bool writable, known;
-	uint64_t inode;
+	uint64_t fsid, inode;
 
 	/* Home loop; valid while the session is connected. */
 	struct remote remote;
@@ -127,8 +130,8 @@ static int failed(struct nfs_context *ctx, const char *url, int ret, const char 
 }
 
 /* A context with the export mounted, and in *path the file in it. */
-static int mount_export(
-	const char *url, struct nfs_context **out, char **path, struct err *err)
+static int mount_export(const char *url, int timeout_ms, struct nfs_context **out,
+	char **path, struct err *err)
 {
 	struct nfs_context *ctx = nfs_init_context();
 	struct nfs_url *parsed = NULL;
@@ -143,7 +146,7 @@ static int mount_export(
 		goto out;
 	}
 	nfs_set_autoreconnect(ctx, 0);
-	nfs_set_timeout(ctx, CONNECT_MS);
+	nfs_set_timeout(ctx, timeout_ms);
 	ret = nfs_mount(ctx, parsed->server, parsed->path);
 	if (ret < 0) {
 		ret = failed(ctx, url, ret, "cannot mount", err);
@@ -176,10 +179,11 @@ static int look_at_file(struct nfs *n, struct nfs_context *ctx, struct nfsfh *fh
 	if (st.nfs_size > BLK_MAX_SIZE)
 		return err_set(err, EFBIG, "%s: the file is too large (%llu bytes)",
 			n->url, (unsigned long long)st.nfs_size);
-	if (n->known && n->inode != st.nfs_ino)
+	if (n->known && (n->inode != st.nfs_ino || n->fsid != st.nfs_dev))
 		return err_set(
 			err, ESTALE, "%s: another file has taken its name", n->url);
 	n->inode = st.nfs_ino;
+	n->fsid = st.nfs_dev;
 	*size = st.nfs_size;
 	return 0;
 }
@@ -216,7 +220,9 @@ static int node_connect(struct blk *b, struct err *err)
 	struct nfs *n = nfs_of(b);
 	uint64_t size = 0, most;
 	char *path;
-	int ret = mount_export(n->url, &n->ctx, &path, err);
+	int ret =
+		mount_export(n->url, b->flags & BLK_O_PATH ? PATH_CONNECT_MS : CONNECT_MS,
+			&n->ctx, &path, err);
 
 	if (ret)
 		return ret;
@@ -518,7 +524,7 @@ static int node_open(struct blk *b, struct opts *opts, struct err *err)
 	if (ret == 0)
 		ret = check_url(n->url, err);
 	if (ret == 0)
-		ret = session_options(&n->session, opts, err);
+		ret = session_options(&n->session, b, opts, err);
 	n->writable = b->flags & BLK_O_RDWR;
 	if (ret == 0)
 		ret = session_open(&n->session, b, &session_ops, err);
@@ -530,6 +536,45 @@ static int node_open(struct blk *b, struct opts *opts, struct err *err)
 	b->caps |= BLK_CAP_GROW | BLK_CAP_ZERO_INIT | BLK_CAP_SERIALISE;
 	return 0;
 }
+
+/* ---- what the server tells -------------------------------------------------------- */
+
+/* The file system's ID and the file's in it: the same by every address of a server, and by
+ * every server that says that it has the same file system. */
+static int node_identity(struct blk *b, char **out)
+{
+	const struct nfs *n = nfs_of(b);
+
+	if (asprintf(out, "nfs:%llx:%llx", (unsigned long long)n->fsid,
+		    (unsigned long long)n->inode) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+static int node_check_path(struct blk *b, unsigned *priority)
+{
+	struct nfs_stat_64 st;
+	int ret = session_run(&nfs_of(b)->session, issue_stat, &st);
+
+	*priority = BLK_PATH_OPTIMIZED;
+	return ret < 0 ? ret : 0;
+}
+
+static void node_describe(struct blk *b, struct json *facts)
+{
+	char *identity = NULL;
+
+	if (node_identity(b, &identity) == 0)
+		json_put_string(facts, "identity", identity);
+	free(identity);
+	json_put_int(facts, "max-transfer", b->limits.max_transfer);
+}
+
+static const struct blk_storage_ops storage_ops = {
+	.identity = node_identity,
+	.describe = node_describe,
+	.check_path = node_check_path,
+};
 
 /* ---- create ---------------------------------------------------------------------- */
 
@@ -571,7 +616,7 @@ static int node_create(
 	if (ret == 0)
 		ret = check_url(filename, err);
 	if (ret == 0)
-		ret = mount_export(filename, &ctx, &path, err);
+		ret = mount_export(filename, CONNECT_MS, &ctx, &path, err);
 	if (ret)
 		return ret;
 	ret = make_file(ctx, filename, path, bytes, err);
@@ -585,7 +630,7 @@ static int node_remove(const char *filename)
 	struct err err = ERR_INIT;
 	struct nfs_context *ctx;
 	char *path;
-	int ret = mount_export(filename, &ctx, &path, &err);
+	int ret = mount_export(filename, CONNECT_MS, &ctx, &path, &err);
 
 	if (ret)
 		return ret;
@@ -629,4 +674,5 @@ const struct blk_driver blk_nfs_driver = {
 	.resize = node_resize,
 	.allocated = node_allocated,
 	.format = &node_format_ops,
+	.storage = &storage_ops,
 };
