@@ -42,10 +42,11 @@ static struct server {
 	uint8_t cached[DISK_BYTES], stable[DISK_BYTES];
 	bool broken[LANES];
 	unsigned generation[LANES]; /* of the connection */
-	bool fences, standby[LANES], faulty[LANES];
+	atomic_bool fences, standby[LANES], faulty[LANES];
 	const char *name[LANES];
 	struct late *late[LATE_MAX];
-	unsigned n_late, landed_late, requests[LANES];
+	unsigned n_late, landed_late;
+	atomic_uint requests[LANES];
 	unsigned seed;
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -68,11 +69,11 @@ static void serve_anew(void)
 	memset(&server.cached, 0, sizeof(server.cached));
 	memset(&server.stable, 0, sizeof(server.stable));
 	memset(server.broken, 0, sizeof(server.broken));
-	memset(server.standby, 0, sizeof(server.standby));
-	memset(server.faulty, 0, sizeof(server.faulty));
-	memset(server.requests, 0, sizeof(server.requests));
-	for (unsigned i = 0; i < LANES; i++)
+	for (unsigned i = 0; i < LANES; i++) {
 		server.name[i] = "one";
+		server.standby[i] = server.faulty[i] = false;
+		server.requests[i] = 0;
+	}
 	server.fences = true;
 	server.landed_late = 0;
 	server.seed = 1;

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Inside the multipath driver. The node (multipath.c) is made of lanes; a request is run over
+ * one lane or another (multipath_run.c); a keeper for each lane opens it, asks it now and
+ * then, and brings it back (multipath_keep.c). The rules are in multipath.c.
+ */
+#ifndef BYRE_BACKENDS_MULTIPATH_H
+#define BYRE_BACKENDS_MULTIPATH_H
+
+#include "backends/paths.h"
+#include "backends/unflushed.h"
+#include "base/task.h"
+#include "block/driver.h"
+
+#define SECOND_NS 1000000000ull
+#define TICK_NS	  (SECOND_NS / 5)
+
+struct lane {
+	struct path path; /* first */
+	struct multipath *m;
+	unsigned index;
+	struct opts *opts;       /* of its node, as "path" and "path.…" */
+	unsigned fixed_priority; /* 0: as the path says */
+	struct blk *b; /* set once, under the lock; only then anything but UNREACHED */
+	char *name;
+	bool tried, took_changes; /* since the last flush */
+	struct err err;           /* of the first attempt to open */
+	int error;                /* for which it was lost */
+};
+
+/* A change that may still land. */
+struct doubt {
+	uint64_t offset, bytes, until_ns;
+	struct doubt *next;
+};
+
+struct multipath {
+	struct blk *b;
+	struct lane lane[PATHS_MAX];
+	bool assume_same;
+	uint64_t no_path_ns, check_ns, doubt_ns;
+	struct loop *home;
+	int wake_fd; /* readable when the node is being closed */
+	struct task_rwlock probing;
+
+	struct task_mutex lock; /* around everything below, and lanes */
+	struct task_cond changed;
+	struct path_set set;
+	bool closing, opening, recovering, recoverer_runs;
+	unsigned tasks;            /* on the home loop */
+	unsigned in_flight;        /* requests given to a path */
+	uint64_t no_path_since_ns; /* 0: one is up */
+	uint64_t lost_ns;          /* when recovering began */
+	int flush_error;           /* answers every flush for good */
+	char *identity;
+	bool knows_size;
+	struct unflushed kept;
+	struct doubt *doubts;
+
+	uint64_t recoveries, last_recovery_ns, repeated_bytes;
+};
+
+static inline struct multipath *mp_of(const struct blk *b)
+{
+	return b->state;
+}
+
+uint64_t mp_now_ns(void); /* CLOCK_MONOTONIC */
+
+/* ---- multipath_run.c ------------------------------------------------------------- */
+
+struct mp_request {
+	int (*issue)(struct blk *path, const struct mp_request *r);
+	uint64_t offset, bytes;
+	const struct iovec *iov;
+	int niov;
+	unsigned flags;
+	struct blk_extent *out;
+	bool changes, keeps;
+};
+
+/* Runs it over one path or another until it is answered. */
+int mp_run(struct blk *b, const struct mp_request *r);
+/* Acknowledged changes are kept until they are flushed. */
+static inline bool mp_keeps_copies(const struct blk *b)
+{
+	return !(b->flags & BLK_O_NO_FLUSH);
+}
+
+
+/* The lock is held for all of these. */
+
+/* Waits for a path to be usable, and for recovering to end. -ENOLINK: none in time. */
+int mp_next_lane(struct multipath *m, uint64_t bytes, uint32_t not_these, struct lane **out);
+/* Gives the lock away while requests are made. */
+int mp_flush_all(struct multipath *m);
+/* The lane is not to be used, for `error`; where it was in use, recovering begins. */
+void mp_lose(struct lane *l, enum path_state state, int error);
+/* After the state of a lane has changed. */
+void mp_note_paths(struct multipath *m);
+void mp_start_recovering(struct multipath *m);
+void mp_forget_doubts(struct multipath *m, bool all);
+/* The last thing a task on the home loop does. */
+void mp_task_ended(struct multipath *m);
+
+/* ---- multipath_keep.c: tasks on the home loop ------------------------------------ */
+
+void mp_keep(void *lane);
+/* Time passes for those who wait. */
+void mp_tick(void *multipath);
+
+#endif

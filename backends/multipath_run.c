@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A request over one path or another, and what happens when a path is lost: see the rules in
+ * multipath.c. Everything here that touches the node's state holds its lock, and gives it
+ * away across I/O.
+ */
+#include "backends/multipath.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/math.h"
+#include "block/storage.h"
+
+#define KEPT_MAX (64 * MiB)
+
+uint64_t mp_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- states; the lock is held ---------------------------------------------------- */
+
+/* What only the way can be to blame for. */
+static bool is_path_error(int ret)
+{
+	switch (-ret) {
+	case ENOLINK:
+	case ENOTCONN:
+	case ECONNRESET:
+	case ECONNABORTED:
+	case EPIPE:
+	case ESHUTDOWN:
+	case ETIMEDOUT:
+	case EHOSTDOWN:
+	case EHOSTUNREACH:
+	case ENETDOWN:
+	case ENETUNREACH:
+	case ENODEV:
+	case ENXIO:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* The path said that it did not do it. */
+static bool is_answer(int ret)
+{
+	return ret == -EHOSTDOWN || ret == -EIO;
+}
+
+void mp_note_paths(struct multipath *m)
+{
+	bool up = false;
+
+	for (unsigned i = 0; i < m->set.n; i++)
+		up |= m->lane[i].path.state == PATH_UP;
+	if (up)
+		m->no_path_since_ns = 0;
+	else if (!m->no_path_since_ns)
+		m->no_path_since_ns = mp_now_ns();
+	task_cond_broadcast(&m->changed);
+}
+
+static void recover(void *arg);
+
+/* Without a stack for it the next tick tries again. */
+void mp_start_recovering(struct multipath *m)
+{
+	if (!m->recovering || m->recoverer_runs || m->closing)
+		return;
+	if (task_spawn(m->home, recover, m) == 0) {
+		m->recoverer_runs = true;
+		m->tasks++;
+	}
+}
+
+void mp_lose(struct lane *l, enum path_state state, int error)
+{
+	struct multipath *m = l->m;
+	bool was_up = l->path.state == PATH_UP;
+
+	path_set_state(&l->path, state, mp_now_ns());
+	if (!was_up)
+		return;
+	log_line(LOG_LEVEL_WARNING, "%s: path %u (%s) is lost: %s", m->b->filename,
+		l->index, l->name, strerror(-error));
+	l->error = error;
+	l->took_changes = false;
+	if (!m->recovering) {
+		m->recovering = true;
+		m->lost_ns = mp_now_ns();
+	}
+	mp_start_recovering(m);
+	mp_note_paths(m);
+}
+
+static bool is_overdue(const struct multipath *m)
+{
+	return m->no_path_since_ns && mp_now_ns() - m->no_path_since_ns >= m->no_path_ns;
+}
+
+/* ---- doubts; the lock is held ---------------------------------------------------- */
+
+void mp_forget_doubts(struct multipath *m, bool all)
+{
+	struct doubt **link = &m->doubts;
+
+	while (*link) {
+		struct doubt *d = *link;
+
+		if (all || d->until_ns <= mp_now_ns()) {
+			*link = d->next;
+			free(d);
+		} else {
+			link = &d->next;
+		}
+	}
+}
+
+static bool is_in_doubt(const struct multipath *m, uint64_t offset, uint64_t bytes)
+{
+	for (const struct doubt *d = m->doubts; d; d = d->next)
+		if (ranges_overlap(offset, bytes, d->offset, d->bytes))
+			return true;
+	return false;
+}
+
+/* Where there is no memory for it, all of the disk is in doubt by the one there is. */
+static void add_doubt(struct multipath *m, uint64_t offset, uint64_t bytes)
+{
+	struct doubt *d = malloc(sizeof(*d));
+
+	if (!d && m->doubts) {
+		m->doubts->offset = 0;
+		m->doubts->bytes = UINT64_MAX;
+		m->doubts->until_ns = mp_now_ns() + m->doubt_ns;
+	}
+	if (!d)
+		return;
+	*d = (struct doubt){.offset = offset,
+		.bytes = bytes,
+		.until_ns = mp_now_ns() + m->doubt_ns,
+		.next = m->doubts};
+	m->doubts = d;
+}
+
+static void wait_doubt(struct multipath *m, uint64_t offset, uint64_t bytes)
+{
+	while (!m->closing && is_in_doubt(m, offset, bytes)) {
+		task_cond_wait(&m->changed, &m->lock); /* a tick at the latest */
+		mp_forget_doubts(m, false);
+	}
+}
+
+/* ---- requests -------------------------------------------------------------------- */
+
+/* Waits for a path to be usable. The lock is held. */
+int mp_next_lane(
+	struct multipath *m, uint64_t bytes, uint32_t not_these, struct lane **out)
+{
+	struct path *p = NULL;
+
+	for (;;) {
+		if (!m->recovering)
+			p = paths_pick(&m->set, bytes, not_these, mp_now_ns());
+		if (p)
+			break;
+		if (m->closing || is_overdue(m) || (not_these && !m->recovering))
+			return -ENOLINK;
+		task_cond_wait(&m->changed, &m->lock);
+	}
+	*out = container_of(p, struct lane, path);
+	return 0;
+}
+
+/* One size for all: a path may not know yet what was written past the end by another. */
+static void share_size(struct multipath *m, struct lane *l)
+{
+	blk_raise_size(l->b, blk_size(m->b));
+}
+
+static void count(struct path *p, const struct mp_request *r, int ret)
+{
+	if (ret)
+		p->errors++;
+	if (r->changes && r->iov) {
+		p->writes++;
+		p->written_bytes += r->bytes;
+	} else if (r->iov) {
+		p->reads++;
+		p->read_bytes += r->bytes;
+	} else {
+		p->others++;
+	}
+}
+
+/* One attempt. The lock is held, and not across the request. */
+static int attempt(struct lane *l, const struct mp_request *r)
+{
+	struct multipath *m = l->m;
+	struct unflushed_write *copy = NULL;
+	uint64_t began = mp_now_ns();
+	int ret;
+
+	share_size(m, l);
+	path_begin(&l->path, r->bytes);
+	m->in_flight++;
+	if (r->changes)
+		l->took_changes = true;
+	task_unlock(&m->lock);
+
+	ret = r->issue(l->b, r);
+	if (ret == 0 && r->keeps) {
+		copy = r->iov ? unflushed_copy(r->offset, r->iov, r->niov)
+			      : unflushed_zero(r->offset, r->bytes,
+					r->flags & ~(unsigned)BLK_FUA);
+		ret = copy ? 0 : -ENOMEM;
+	}
+
+	task_lock(&m->lock);
+	if (copy)
+		unflushed_add(&m->kept, copy);
+	if (ret == 0)
+		blk_raise_size(m->b, blk_size(l->b));
+	path_end(&l->path, r->bytes, mp_now_ns() - began);
+	count(&l->path, r, ret);
+	if (--m->in_flight == 0 && m->recovering)
+		task_cond_broadcast(&m->changed);
+	return ret;
+}
+
+/* Those that answered EIO where another then did it. */
+static void lose_faulty(struct multipath *m, uint32_t faulty)
+{
+	for (unsigned i = 0; i < m->set.n; i++)
+		if (faulty & 1u << i)
+			mp_lose(&m->lane[i], PATH_FAILED, -EIO);
+}
+
+/* The lock is held. */
+static int run_locked(struct multipath *m, const struct mp_request *r)
+{
+	uint32_t faulty = 0;
+	struct lane *l;
+	int ret;
+
+	if (r->changes)
+		wait_doubt(m, r->offset, r->bytes);
+	for (;;) {
+		ret = mp_next_lane(m, r->bytes, faulty, &l);
+		if (ret)
+			return faulty ? -EIO : ret;
+		ret = attempt(l, r);
+		if (ret == -EIO) {
+			faulty |= 1u << l->index;
+			continue;
+		}
+		if (!is_path_error(ret))
+			break;
+		if (r->changes && !is_answer(ret))
+			add_doubt(m, r->offset, r->bytes);
+		mp_lose(l, PATH_FAILED, ret);
+	}
+	if (ret == 0)
+		lose_faulty(m, faulty);
+	return ret;
+}
+
+int mp_run(struct blk *b, const struct mp_request *r)
+{
+	struct multipath *m = mp_of(b);
+	int ret = 0;
+
+	task_lock(&m->lock);
+	if (r->keeps && m->kept.head && m->kept.held_bytes + r->bytes > KEPT_MAX)
+		ret = mp_flush_all(m);
+	if (ret == 0)
+		ret = run_locked(m, r);
+	task_unlock(&m->lock);
+	return ret;
+}
+
+/* ---- flush ----------------------------------------------------------------------- */
+
+struct flushing {
+	struct lane *lane;
+	int ret;
+};
+
+static int flush_lane(void *arg)
+{
+	struct flushing *f = arg;
+
+	f->ret = blk_flush(f->lane->b);
+	return 0;
+}
+
+/* Flushes these at once. Without a stack for a task, one after the other. */
+static void flush_lanes(struct flushing *f, unsigned n)
+{
+	struct task_group group;
+
+	task_group_init(&group);
+	for (unsigned i = 0; i < n; i++)
+		if (i == n - 1 || task_group_spawn(&group, NULL, flush_lane, &f[i]))
+			flush_lane(&f[i]);
+	task_group_wait(&group);
+}
+
+/* The lanes with changes to flush, which are no longer marked so. The lock is held. */
+static unsigned collect(struct multipath *m, struct flushing *f)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < m->set.n; i++)
+		if (m->lane[i].took_changes) {
+			m->lane[i].took_changes = false;
+			f[n++] = (struct flushing){.lane = &m->lane[i]};
+		}
+	return n;
+}
+
+/* True: once more, through what is left. A flush that one path cannot do is done when all
+ * was repeated through another. */
+static bool judge_flush(struct multipath *m, const struct flushing *f, unsigned n)
+{
+	bool again = false;
+
+	for (unsigned i = 0; i < n; i++) {
+		int ret = f[i].ret;
+		struct lane *l = f[i].lane;
+
+		if (ret == 0)
+			continue;
+		l->path.errors++;
+		if (is_path_error(ret) ||
+			(ret == -EIO && mp_keeps_copies(m->b) &&
+				paths_pick(&m->set, 0, 1u << l->index, mp_now_ns()))) {
+			mp_lose(l, PATH_FAILED, ret);
+			again = true;
+		} else if (!m->flush_error) {
+			m->flush_error = ret;
+		}
+	}
+	return again;
+}
+
+/* The lock is held, and not across requests. */
+int mp_flush_all(struct multipath *m)
+{
+	struct flushing f[PATHS_MAX];
+	struct lane *any;
+	uint64_t seq;
+	bool again;
+	unsigned n;
+	int ret;
+
+	do {
+		ret = mp_next_lane(m, 0, 0, &any); /* and nothing is being restored */
+		if (ret)
+			return ret;
+		n = collect(m, f);
+		seq = m->kept.seq;
+		m->in_flight++;
+		task_unlock(&m->lock);
+		if (n)
+			flush_lanes(f, n);
+		task_lock(&m->lock);
+		if (--m->in_flight == 0 && m->recovering)
+			task_cond_broadcast(&m->changed);
+		again = judge_flush(m, f, n);
+	} while (again && !m->flush_error);
+	if (m->flush_error)
+		return m->flush_error;
+	unflushed_drop(&m->kept, seq);
+	return 0;
+}
+
+/* ---- recovering ------------------------------------------------------------------ */
+
+static int repeat_one(struct blk *path, const struct unflushed_write *w)
+{
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)w->data, .iov_len = w->bytes};
+
+	/* It may be that only another path could zero. */
+	return w->zero ? blk_zero(path, w->offset, w->bytes, w->flags)
+		       : blk_pwritev(path, w->offset, &iov, 1, 0);
+}
+
+/* No request is in flight, and none begins: what is kept stays as it is. */
+static int repeat_kept(struct multipath *m, struct lane *l)
+{
+	int ret = 0;
+
+	for (const struct unflushed_write *w = m->kept.head; w && ret == 0; w = w->next) {
+		ret = repeat_one(l->b, w);
+		m->repeated_bytes += w->bytes;
+	}
+	return ret;
+}
+
+static int fence(struct multipath *m, struct lane *l)
+{
+	int ret;
+
+	task_wrlock(&m->probing);
+	ret = blk_fence(l->b);
+	task_wrunlock(&m->probing);
+	return ret;
+}
+
+/* Through this path, all becomes as it was acknowledged. The lock is not held. */
+static int restore(struct multipath *m, struct lane *l, bool doubts, bool *fenced)
+{
+	int ret = doubts ? fence(m, l) : 0;
+
+	*fenced = doubts && ret == 0;
+	if (ret && is_path_error(ret))
+		return ret;
+	blk_raise_size(l->b, blk_size(m->b));
+	return repeat_kept(m, l);
+}
+
+/* A path, when nothing is in flight. NULL: the node is being closed. The lock is held. */
+static struct lane *wait_for_restoring(struct multipath *m)
+{
+	struct path *p = NULL;
+
+	while (!m->closing) {
+		if (m->in_flight == 0)
+			p = paths_pick(&m->set, 0, 0, mp_now_ns());
+		if (p)
+			return container_of(p, struct lane, path);
+		task_cond_wait(&m->changed, &m->lock);
+	}
+	return NULL;
+}
+
+static void recovered(struct multipath *m, const struct lane *l, int ret)
+{
+	if (ret) {
+		log_line(LOG_LEVEL_ERROR,
+			"%s: unflushed data could not be written again through path %u: "
+			"%s",
+			m->b->filename, l->index, strerror(-ret));
+		m->flush_error = ret;
+	}
+	m->recovering = false;
+	m->recoveries++;
+	m->last_recovery_ns = mp_now_ns() - m->lost_ns;
+	log_line(LOG_LEVEL_WARNING, "%s: goes on through path %u (%s) after %.1f s",
+		m->b->filename, l->index, l->name, (double)m->last_recovery_ns / 1e9);
+}
+
+void mp_task_ended(struct multipath *m)
+{
+	m->tasks--;
+	task_cond_broadcast(&m->changed);
+}
+
+static void recover(void *arg)
+{
+	struct multipath *m = arg;
+	struct lane *l;
+
+	task_lock(&m->lock);
+	while (m->recovering && (l = wait_for_restoring(m))) {
+		bool doubts = m->doubts, fenced;
+		int ret;
+
+		l->took_changes = true;
+		task_unlock(&m->lock);
+		ret = restore(m, l, doubts, &fenced);
+		task_lock(&m->lock);
+		if (fenced)
+			mp_forget_doubts(m, true);
+		if (is_path_error(ret))
+			mp_lose(l, PATH_FAILED, ret);
+		else
+			recovered(m, l, ret);
+	}
+	m->recoverer_runs = false;
+	mp_task_ended(m);
+	task_unlock(&m->lock);
+}
