@@ -308,6 +308,23 @@ static int64_t fact(struct blk *b, const char *key)
 	return n;
 }
 
+/* Until a check has found the lane usable again; ten seconds at most. */
+static void wait_up(struct blk *b, unsigned lane)
+{
+	bool up = false;
+
+	for (unsigned i = 0; i < 200 && !up; i++) {
+		struct json *facts = blk_describe(b);
+		const struct json *path = json_array_at(json_get(facts, "paths"), lane);
+
+		up = !strcmp(json_string_of(json_get(path, "state")), "up");
+		json_free(facts);
+		if (!up)
+			usleep(50000);
+	}
+	assert_true(up);
+}
+
 /* ---- the model ------------------------------------------------------------------- */
 
 #define WRITERS      6
@@ -510,7 +527,7 @@ static void no_path_is_an_error_in_time(void **state)
 	assert_non_null(strstr(err.msg, "broken"));
 	for (unsigned i = 0; i < LANES; i++)
 		heal_lane(i);
-	sleep(2); /* a check brings them back */
+	wait_up(b, 0);
 	node_expect(b, 0, 4096, 7);
 	assert_int_equal(blk_close(b), 0);
 	assert_int_equal(server.stable[100], 7);
@@ -550,7 +567,7 @@ static void the_better_path_is_used_and_used_again(void **state)
 		node_fill(b, 0, 4096, i);
 	assert_int_equal(fact(b, "priority-in-use"), BLK_PATH_OPTIMIZED);
 	heal_lane(1);
-	sleep(2);
+	wait_up(b, 1);
 	before = server.requests[1];
 	for (int i = 0; i < 20; i++)
 		node_fill(b, 0, 4096, i);
