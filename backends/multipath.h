@@ -50,7 +50,7 @@ struct multipath {
 	unsigned tasks;            /* on the home loop */
 	unsigned in_flight;        /* requests given to a path */
 	uint64_t no_path_since_ns; /* 0: one is up */
-	uint64_t lost_ns;          /* when recovering began */
+	uint64_t lost_ns;          /* since when requests have been held up */
 	int flush_error;           /* answers every flush for good */
 	char *identity;
 	bool knows_size;
@@ -94,8 +94,9 @@ static inline bool mp_keeps_copies(const struct blk *b)
 int mp_next_lane(struct multipath *m, uint64_t bytes, uint32_t not_these, struct lane **out);
 /* Gives the lock away while requests are made. */
 int mp_flush_all(struct multipath *m);
-/* The lane is not to be used, for `error`; where it was in use, recovering begins. */
-void mp_lose(struct lane *l, enum path_state state, int error);
+/* The lane is not to be used, for `error` of a request made at since_ns; where it was in use,
+ * recovering begins. */
+void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns);
 /* After the state of a lane has changed. */
 void mp_note_paths(struct multipath *m);
 void mp_start_recovering(struct multipath *m);

@@ -90,7 +90,7 @@ static void come_up(struct lane *l, unsigned priority)
 		priority = l->fixed_priority;
 	l->path.priority = priority;
 	if (!usable) {
-		mp_lose(l, PATH_STANDBY, -EHOSTDOWN);
+		mp_lose(l, PATH_STANDBY, -EHOSTDOWN, mp_now_ns());
 		return;
 	}
 	if (l->path.state == PATH_UP)
@@ -116,6 +116,7 @@ static bool is_up(struct lane *l)
 static void check(struct lane *l)
 {
 	struct multipath *m = l->m;
+	uint64_t began_ns = mp_now_ns();
 	struct err err = ERR_INIT;
 	unsigned priority;
 	int ret = ask(l, l->b, &priority);
@@ -130,7 +131,7 @@ static void check(struct lane *l)
 	if (ret == 0) {
 		come_up(l, priority);
 	} else {
-		mp_lose(l, PATH_FAILED, ret);
+		mp_lose(l, PATH_FAILED, ret, began_ns);
 		l->error = ret;
 	}
 	task_unlock(&m->lock);

@@ -81,7 +81,7 @@ void mp_start_recovering(struct multipath *m)
 	}
 }
 
-void mp_lose(struct lane *l, enum path_state state, int error)
+void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns)
 {
 	struct multipath *m = l->m;
 	bool was_up = l->path.state == PATH_UP;
@@ -95,7 +95,7 @@ void mp_lose(struct lane *l, enum path_state state, int error)
 	l->took_changes = false;
 	if (!m->recovering) {
 		m->recovering = true;
-		m->lost_ns = mp_now_ns();
+		m->lost_ns = since_ns;
 	}
 	mp_start_recovering(m);
 	mp_note_paths(m);
@@ -202,13 +202,13 @@ static void count(struct path *p, const struct mp_request *r, int ret)
 }
 
 /* One attempt. The lock is held, and not across the request. */
-static int attempt(struct lane *l, const struct mp_request *r)
+static int attempt(struct lane *l, const struct mp_request *r, uint64_t *began_ns)
 {
 	struct multipath *m = l->m;
 	struct unflushed_write *copy = NULL;
-	uint64_t began = mp_now_ns();
 	int ret;
 
+	*began_ns = mp_now_ns();
 	share_size(m, l);
 	path_begin(&l->path, r->bytes);
 	m->in_flight++;
@@ -229,7 +229,7 @@ static int attempt(struct lane *l, const struct mp_request *r)
 		unflushed_add(&m->kept, copy);
 	if (ret == 0)
 		blk_raise_size(m->b, blk_size(l->b));
-	path_end(&l->path, r->bytes, mp_now_ns() - began);
+	path_end(&l->path, r->bytes, mp_now_ns() - *began_ns);
 	count(&l->path, r, ret);
 	if (--m->in_flight == 0 && m->recovering)
 		task_cond_broadcast(&m->changed);
@@ -241,13 +241,14 @@ static void lose_faulty(struct multipath *m, uint32_t faulty)
 {
 	for (unsigned i = 0; i < m->set.n; i++)
 		if (faulty & 1u << i)
-			mp_lose(&m->lane[i], PATH_FAILED, -EIO);
+			mp_lose(&m->lane[i], PATH_FAILED, -EIO, mp_now_ns());
 }
 
 /* The lock is held. */
 static int run_locked(struct multipath *m, const struct mp_request *r)
 {
 	uint32_t faulty = 0;
+	uint64_t began_ns;
 	struct lane *l;
 	int ret;
 
@@ -257,7 +258,7 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 		ret = mp_next_lane(m, r->bytes, faulty, &l);
 		if (ret)
 			return faulty ? -EIO : ret;
-		ret = attempt(l, r);
+		ret = attempt(l, r, &began_ns);
 		if (ret == -EIO) {
 			faulty |= 1u << l->index;
 			continue;
@@ -266,7 +267,7 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 			break;
 		if (r->changes && !is_answer(ret))
 			add_doubt(m, r->offset, r->bytes);
-		mp_lose(l, PATH_FAILED, ret);
+		mp_lose(l, PATH_FAILED, ret, began_ns);
 	}
 	if (ret == 0)
 		lose_faulty(m, faulty);
@@ -343,7 +344,7 @@ static bool judge_flush(struct multipath *m, const struct flushing *f, unsigned 
 		if (is_path_error(ret) ||
 			(ret == -EIO && mp_keeps_copies(m->b) &&
 				paths_pick(&m->set, 0, 1u << l->index, mp_now_ns()))) {
-			mp_lose(l, PATH_FAILED, ret);
+			mp_lose(l, PATH_FAILED, ret, mp_now_ns());
 			again = true;
 		} else if (!m->flush_error) {
 			m->flush_error = ret;
@@ -482,7 +483,7 @@ static void recover(void *arg)
 		if (fenced)
 			mp_forget_doubts(m, true);
 		if (is_path_error(ret))
-			mp_lose(l, PATH_FAILED, ret);
+			mp_lose(l, PATH_FAILED, ret, mp_now_ns());
 		else
 			recovered(m, l, ret);
 	}

@@ -17,6 +17,9 @@ same_there () {
 	fi
 }
 
+# A name as the value of an option.
+in_options () { printf '%s\n' "$1" | sed 's/,/,,/g'; }
+
 images_live_there () {
 	kind=$1
 	there=$(url "$kind" a.img)
@@ -54,7 +57,7 @@ PY
 	ok "encrypted there" byre-img convert --object $secret -f raw -O qcow2 \
 		-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 disk.raw "$there"
 	ok "the same through the passphrase" byre-img compare -q --object $secret --image-opts driver=raw,file.filename=disk.raw \
-		"driver=qcow2,encrypt.key-secret=s,file.filename=$there"
+		"driver=qcow2,encrypt.key-secret=s,file.filename=$(in_options "$there")"
 	not_ok "no such place" byre-img info "${there%/*}/nowhere"
 	is "$(wc -l <err)" 1 "no such place: one line"
 }
