@@ -24,10 +24,12 @@
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
 
+#include "backends/reserve.h"
 #include "backends/scsi.h"
 #include "backends/session.h"
 #include "base/iov.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/math.h"
 #include "block/format.h"
 #include "block/secret.h"
@@ -36,6 +38,7 @@
 #define TRANSFER_MAX   (1 * MiB)
 #define CONNECT_S      10
 #define PATH_CONNECT_S 4 /* where there may be another */
+#define SYN_COUNT      3 /* of a portal that is silent: some seven seconds; of a path three */
 #define RETRIES        8
 #define RETRY_NS       20000000ull /* twice as long each time */
 #define INITIATOR_NAME                                                                   \
@@ -66,12 +69,15 @@ struct iscsi {
 	enum iscsi_header_digest digest;
 	uint32_t isid;
 	uint8_t *zeros; /* one block */
+	bool reserve;
+	uint64_t key;      /* of reservations */
+	atomic_bool taken; /* the reservation, by another: nothing is written any more */
 
 	/* Home loop; valid while the session is connected. */
 	struct remote remote;
 	struct iscsi_context *ctx;
 	int lun;
-	bool dead;
+	bool dead, reserved;
 	struct iscsi_facts facts;
 	int port_group;
 	bool asymmetric;
@@ -183,6 +189,11 @@ static int take_options(struct blk *b, struct opts *opts, struct err *err)
 	ret = ret ? ret
 		  : take_secret(opts, "target-password-secret", &s->target_password, err);
 	ret = ret ? ret : take_digest(opts, &s->digest, err);
+	ret = ret ? ret : opts_take_bool(opts, "reservation", &s->reserve, err);
+	s->key = reserve_own_key();
+	ret = ret ? ret : opts_take_u64(opts, "reservation-key", &s->key, err);
+	if (ret == 0 && !s->key)
+		ret = err_set(err, EINVAL, "iscsi: reservation-key: 0 is no key");
 	ret = ret ? ret : session_options(&s->session, b, opts, err);
 	if (ret == 0 &&
 		(!s->user != !s->password || !s->target_user != !s->target_password))
@@ -195,7 +206,9 @@ static int take_options(struct blk *b, struct opts *opts, struct err *err)
 
 enum { AGAIN = -EAGAIN };
 
-#define SENSE_SPACE_ALLOCATION_FAILED 0x2707
+#define SENSE_SPACE_ALLOCATION_FAILED    0x2707
+#define ATTENTION_RESERVATION_PREEMPTED  0x2a03
+#define ATTENTION_REGISTRATION_PREEMPTED 0x2a05
 /* Not by this port. */
 #define SENSE_STANDBY     0x040b
 #define SENSE_UNAVAILABLE 0x040c
@@ -255,6 +268,55 @@ static int failed(
 		why = "no connection to the portal, or it was broken off";
 	return err_set(err, EIO, "%s: %s: %s", s->shown, what,
 		why && *why ? why : "no reason given");
+}
+
+static struct scsi_task *task_of(struct scsi_command *m)
+{
+	return scsi_create_task((int)m->cdb_bytes, m->cdb,
+		m->in    ? SCSI_XFER_READ
+		: m->out ? SCSI_XFER_WRITE
+			 : SCSI_XFER_NONE,
+		(int)(m->in ? m->in_bytes : m->out_bytes));
+}
+
+static struct iscsi_data data_of(const struct scsi_command *m)
+{
+	return (struct iscsi_data){
+		.size = m->out_bytes, .data = (unsigned char *)(uintptr_t)m->out};
+}
+
+static void take_data(struct scsi_command *m, const struct scsi_task *task)
+{
+	m->got = 0;
+	if (!m->in || task->datain.size <= 0)
+		return;
+	m->got = MIN((size_t)task->datain.size, m->in_bytes);
+	memcpy(m->in, task->datain.data, m->got);
+}
+
+/* A reserve_run. */
+static int run_blocking(void *ctx, struct scsi_command *m)
+{
+	struct iscsi *s = ctx;
+	struct iscsi_data out = data_of(m);
+	int ret = AGAIN;
+
+	for (int i = 0; i < RETRIES && ret == AGAIN; i++) {
+		struct scsi_task *task = task_of(m);
+
+		if (!task)
+			return -ENOMEM;
+		if (!iscsi_scsi_command_sync(
+			    s->ctx, s->lun, task, m->out ? &out : NULL)) {
+			scsi_free_scsi_task(task);
+			return -EIO;
+		}
+		ret = error_of(task, task->status);
+		if (ret == 0)
+			take_data(m, task);
+		scsi_free_scsi_task(task);
+	}
+	return ret == AGAIN ? -EIO : ret;
 }
 
 /* Answers with data, after UNIT ATTENTIONs; NULL where there is none to be had. */
@@ -492,6 +554,7 @@ static int set_credentials(struct iscsi *s, const struct iscsi_url *url, struct 
 static int log_in(struct iscsi *s, struct err *err)
 {
 	struct iscsi_url *url = iscsi_parse_full_url(s->ctx, s->url);
+	bool is_path = s->session.b->flags & BLK_O_PATH;
 	int ret;
 
 	if (!url)
@@ -502,8 +565,8 @@ static int log_in(struct iscsi *s, struct err *err)
 	iscsi_set_header_digest(s->ctx, s->digest);
 	iscsi_set_isid_random(s->ctx, s->isid, 0);
 	iscsi_set_noautoreconnect(s->ctx, 1);
-	iscsi_set_timeout(
-		s->ctx, s->session.b->flags & BLK_O_PATH ? PATH_CONNECT_S : CONNECT_S);
+	iscsi_set_timeout(s->ctx, is_path ? PATH_CONNECT_S : CONNECT_S);
+	iscsi_set_tcp_syncnt(s->ctx, is_path ? 1 : SYN_COUNT);
 	ret = set_credentials(s, url, err);
 	if (ret == 0 && iscsi_full_connect_sync(s->ctx, url->portal, url->lun))
 		ret = failed(s, s->ctx, "cannot log in", err);
@@ -511,6 +574,66 @@ static int log_in(struct iscsi *s, struct err *err)
 	if (ret == 0)
 		remote_forget_unsent(iscsi_get_fd(s->ctx));
 	return ret;
+}
+
+/* ---- the reservation, while connecting ------------------------------------------- */
+
+static int is_reserved(struct iscsi *s, uint64_t holder, struct err *err)
+{
+	char name[RESERVE_NAME_MAX] = "another";
+
+	if (holder)
+		reserve_name(holder, name);
+	return err_set(err, EBUSY, "%s: the LUN is reserved by %s", s->shown, name);
+}
+
+static void note_taken(struct iscsi *s)
+{
+	if (!atomic_exchange(&s->taken, true))
+		log_line(LOG_LEVEL_ERROR,
+			"%s: the reservation was taken away; nothing is written any "
+			"more",
+			s->shown);
+}
+
+/* Over another connection it has to be there still: had it been another's for a while, what
+ * is known of the disk would be worth nothing. */
+static void look_whether_kept(struct iscsi *s, const struct reserve_state *now)
+{
+	bool registered = false;
+
+	for (unsigned i = 0; i < now->n_keys; i++)
+		registered |= now->keys[i] == s->key;
+	if (!registered || !now->held || now->holder != s->key)
+		note_taken(s);
+}
+
+static int settle_reservation(struct iscsi *s, struct blk *b, struct err *err)
+{
+	struct reserve_state now;
+	uint64_t holder = 0;
+	int ret;
+
+	if ((b->flags & BLK_O_RDWR) && !s->reserved) {
+		ret = reserve_take(
+			run_blocking, s, s->key, b->flags & BLK_O_PATH, &holder);
+		s->reserved = ret == 0;
+	} else {
+		ret = reserve_look(run_blocking, s, &now);
+		if (ret == 0 && s->reserved)
+			look_whether_kept(s, &now);
+		else if (ret == 0 && now.held && now.holder != s->key &&
+			 !(b->flags & BLK_O_SHARE)) {
+			holder = now.holder;
+			ret = -EBUSY;
+		}
+	}
+	if (ret == -EBUSY)
+		return is_reserved(s, holder, err);
+	if (ret == -ENOTSUP)
+		return err_set(err, ENOTSUP,
+			"%s: the target has no persistent reservations", s->shown);
+	return ret ? failed(s, s->ctx, "PERSISTENT RESERVE", err) : 0;
 }
 
 static int node_connect(struct blk *b, struct err *err)
@@ -530,6 +653,8 @@ static int node_connect(struct blk *b, struct err *err)
 		ret = settle_facts(s, &now, err);
 	else
 		free(now.identity);
+	if (ret == 0 && s->reserve)
+		ret = settle_reservation(s, b, err);
 	/* From here on the session's own limit counts. */
 	iscsi_set_timeout(s->ctx, 0);
 	if (ret == 0 && remote_start(&s->remote, &remote_ops, s))
@@ -612,6 +737,7 @@ struct request {
 	/* What answers with data is looked at here. */
 	int (*receive)(struct iscsi *s, struct scsi_task *task, const struct request *r);
 	void *out;
+	bool changes; /* the disk, or makes a change stable */
 };
 
 static void look_at_attention(struct blk *b, const struct scsi_task *task);
@@ -623,9 +749,12 @@ static int run(struct blk *b, const struct request *r)
 	int ret = AGAIN;
 
 	for (int i = 0; i < RETRIES && ret == AGAIN; i++) {
-		struct command *c = command_new(s);
+		struct command *c;
 		struct scsi_task *task;
 
+		if (r->changes && atomic_load(&s->taken))
+			return -EBADE;
+		c = command_new(s);
 		if (!c)
 			return -ENOMEM;
 		task = s->dead ? NULL : r->send(s, r, c);
@@ -641,6 +770,8 @@ static int run(struct blk *b, const struct request *r)
 		if (task)
 			scsi_free_scsi_task(task);
 	}
+	if (ret == -EBADE && s->reserved)
+		note_taken(s);
 	return ret == AGAIN ? -EIO : ret;
 }
 
@@ -736,15 +867,29 @@ static int issue_capacity(struct blk *b, void *arg)
 	return run(b, &r);
 }
 
-/* A LUN that was made larger says so before its next command. */
+/* Said before the next command, which has not been done: the LUN was made larger; another has
+ * taken the reservation away, and may have given it up again, so that the target itself
+ * would not refuse what comes. */
 static void look_at_attention(struct blk *b, const struct scsi_task *task)
 {
+	struct iscsi *s = iscsi_of(b);
 	uint64_t bytes;
 
-	if (task->sense.key == SCSI_SENSE_UNIT_ATTENTION &&
-		task->sense.ascq == SCSI_SENSE_ASCQ_CAPACITY_DATA_HAS_CHANGED &&
-		issue_capacity(b, &bytes) == 0)
-		blk_set_size(b, bytes);
+	if (task->sense.key != SCSI_SENSE_UNIT_ATTENTION)
+		return;
+	switch (task->sense.ascq) {
+	case SCSI_SENSE_ASCQ_CAPACITY_DATA_HAS_CHANGED:
+		if (issue_capacity(b, &bytes) == 0)
+			blk_set_size(b, bytes);
+		break;
+	case ATTENTION_RESERVATION_PREEMPTED:
+	case ATTENTION_REGISTRATION_PREEMPTED:
+		if (s->reserved)
+			note_taken(s);
+		break;
+	default:
+		break;
+	}
 }
 
 static int node_resize(
@@ -794,6 +939,7 @@ static int issue_write(
 	struct blk *b, uint64_t offset, const struct iovec *iov, int niov, unsigned flags)
 {
 	struct request r = {.send = send_write,
+		.changes = true,
 		.offset = offset,
 		.bytes = iov_bytes(iov, niov),
 		.iov = iov,
@@ -811,7 +957,7 @@ static int node_flush(struct blk *b)
 /* A LUN without a write cache need not know the command. */
 static int issue_flush(struct blk *b)
 {
-	struct request r = {.send = send_flush};
+	struct request r = {.send = send_flush, .changes = true};
 	int ret = run(b, &r);
 
 	return ret == -ENOTSUP ? 0 : ret;
@@ -824,8 +970,11 @@ static int node_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned fl
 
 static int issue_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 {
-	struct request r = {
-		.send = send_zero, .offset = offset, .bytes = bytes, .flags = flags};
+	struct request r = {.send = send_zero,
+		.changes = true,
+		.offset = offset,
+		.bytes = bytes,
+		.flags = flags};
 	struct iscsi *s = iscsi_of(b);
 	int ret = s->no_write_same ? -ENOTSUP : run(b, &r);
 
@@ -837,7 +986,8 @@ static int issue_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned f
 static int node_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 {
 	struct iscsi *s = iscsi_of(b);
-	struct request r = {.send = send_unmap, .offset = offset, .bytes = bytes};
+	struct request r = {
+		.send = send_unmap, .changes = true, .offset = offset, .bytes = bytes};
 
 	return s->facts.unmap ? session_run(&s->session, issue, &r) : -ENOTSUP;
 }
@@ -906,13 +1056,8 @@ static struct scsi_task *send_made(
 	struct iscsi *s, const struct request *r, struct command *c)
 {
 	struct scsi_command *m = r->out;
-	struct iscsi_data out = {
-		.size = m->out_bytes, .data = (unsigned char *)(uintptr_t)m->out};
-	struct scsi_task *task = scsi_create_task((int)m->cdb_bytes, m->cdb,
-		m->in    ? SCSI_XFER_READ
-		: m->out ? SCSI_XFER_WRITE
-			 : SCSI_XFER_NONE,
-		(int)(m->in ? m->in_bytes : m->out_bytes));
+	struct iscsi_data out = data_of(m);
+	struct scsi_task *task = task_of(m);
 
 	if (task && iscsi_scsi_command_async(
 			    s->ctx, s->lun, task, commanded, m->out ? &out : NULL, c)) {
@@ -924,21 +1069,23 @@ static struct scsi_task *send_made(
 
 static int receive_made(struct iscsi *s, struct scsi_task *task, const struct request *r)
 {
-	struct scsi_command *m = r->out;
-
 	(void)s;
-	if (!m->in)
-		return 0;
-	m->got = MIN((size_t)MAX(task->datain.size, 0), m->in_bytes);
-	memcpy(m->in, task->datain.data, m->got);
+	take_data(r->out, task);
 	return 0;
+}
+
+/* A reserve_run, on the home loop. */
+static int run_made(void *ctx, struct scsi_command *m)
+{
+	struct request r = {.send = send_made, .receive = receive_made, .out = m};
+
+	return run(ctx, &r);
 }
 
 static int issue_check(struct blk *b, void *arg)
 {
 	struct iscsi *s = iscsi_of(b);
 	struct request ready = {.send = send_ready};
-	struct request groups = {.send = send_made, .receive = receive_made};
 	struct scsi_command c;
 	uint8_t *list;
 	int ret = run(b, &ready);
@@ -949,8 +1096,7 @@ static int issue_check(struct blk *b, void *arg)
 	if (!list)
 		return -ENOMEM;
 	scsi_report_port_groups(&c, list, GROUPS_BYTES);
-	groups.out = &c;
-	ret = run(b, &groups);
+	ret = run_made(b, &c);
 	if (ret == 0)
 		*(unsigned *)arg = scsi_group_priority(list, c.got, s->port_group);
 	free(list);
@@ -1035,7 +1181,105 @@ static void node_describe(struct blk *b, struct json *facts)
 	json_put_bool(facts, "asymmetric-access", f->asymmetric);
 }
 
+/* ---- who holds it ---------------------------------------------------------------- */
+
+static int issue_look(struct blk *b, void *arg)
+{
+	return reserve_look(run_made, b, arg);
+}
+
+static struct json *holder_facts(uint64_t key, const struct reserve_state *now)
+{
+	char name[RESERVE_NAME_MAX], word[32];
+	struct json *o = json_new_object();
+
+	reserve_name(key, name);
+	snprintf(word, sizeof(word), "0x%" PRIx64, key);
+	json_put_string(o, "holder", word);
+	json_put_string(o, "kind",
+		now->held && now->holder == key ? "reservation" : "registration");
+	json_put_string(o, "name", name);
+	return o;
+}
+
+/* One for each key, however many paths it has. */
+static struct json *node_holders(struct blk *b, struct err *err)
+{
+	struct iscsi *s = iscsi_of(b);
+	struct reserve_state now;
+	struct json *list;
+	int ret = session_run(&s->session, issue_look, &now);
+
+	if (ret) {
+		err_errno(err, -ret, "%s: cannot read the reservation", s->shown);
+		return NULL;
+	}
+	list = json_new_array();
+	for (unsigned i = 0; i < now.n_keys; i++) {
+		bool again = false;
+
+		for (unsigned j = 0; j < i; j++)
+			again |= now.keys[j] == now.keys[i];
+		if (!again)
+			json_add(list, holder_facts(now.keys[i], &now));
+	}
+	return list;
+}
+
+struct breaking {
+	uint64_t key, victim;
+};
+
+static int issue_break(struct blk *b, void *arg)
+{
+	const struct breaking *w = arg;
+
+	return reserve_break(run_made, b, w->key, w->victim);
+}
+
+static int node_break_lock(struct blk *b, const char *holder, struct err *err)
+{
+	struct iscsi *s = iscsi_of(b);
+	struct breaking w = {.key = s->key};
+	char *end;
+	int ret;
+
+	errno = 0;
+	w.victim = strtoull(holder, &end, 0);
+	if (errno || *end || !w.victim)
+		return err_set(err, EINVAL, "%s: '%s' is not a reservation's key",
+			s->shown, holder);
+	ret = session_run(&s->session, issue_break, &w);
+	if (ret == -ENOENT)
+		return err_set(err, ENOENT, "%s: nothing is registered under the key %s",
+			s->shown, holder);
+	return ret ? err_errno(err, -ret, "%s: cannot take the reservation from %s",
+			     s->shown, holder)
+		   : 0;
+}
+
+/* On the home loop. What other paths then hear of it is no news. */
+static int issue_drop(struct blk *b, void *arg)
+{
+	struct iscsi *s = iscsi_of(b);
+
+	(void)arg;
+	if (!s->reserved || atomic_load(&s->taken))
+		return 0;
+	s->reserved = false;
+	reserve_drop(run_made, b, s->key);
+	return 0;
+}
+
+static void node_release(struct blk *b)
+{
+	session_run(&iscsi_of(b)->session, issue_drop, NULL);
+}
+
 static const struct blk_storage_ops storage_ops = {
+	.holders = node_holders,
+	.break_lock = node_break_lock,
+	.release = node_release,
 	.identity = node_identity,
 	.describe = node_describe,
 	.check_path = node_check_path,
@@ -1064,6 +1308,8 @@ static void node_disconnect(struct blk *b, bool clean)
 {
 	struct iscsi *s = iscsi_of(b);
 
+	if (clean && !s->dead && !(b->flags & BLK_O_PATH))
+		issue_drop(b, NULL);
 	if (clean && !s->dead)
 		log_out(s);
 	remote_stop(&s->remote);

@@ -364,6 +364,9 @@ static int mp_close(struct blk *b)
 
 	assert(!m->in_flight);
 	stop(m);
+	for (unsigned i = 0; i < m->set.n; i++)
+		if (m->lane[i].path.state == PATH_UP)
+			blk_release(m->lane[i].b);
 	if (m->wake_fd >= 0)
 		close(m->wake_fd);
 	for (unsigned i = 0; i < m->set.n; i++) {

@@ -52,6 +52,7 @@ struct multipath {
 	uint64_t no_path_since_ns; /* 0: one is up */
 	uint64_t lost_ns;          /* since when requests have been held up */
 	int flush_error;           /* answers every flush for good */
+	int refused;               /* answers every change: the disk is another's now */
 	char *identity;
 	bool knows_size;
 	struct unflushed kept;

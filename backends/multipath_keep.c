@@ -141,6 +141,8 @@ static int look_at_new(struct lane *l, struct blk *b, unsigned *priority, struct
 {
 	int ret = is_same_disk(l->m, l, b, err);
 
+	if (ret)
+		blk_release(b); /* of the other disk */
 	ret = ret ? ret : has_size(l->m, l, b, err);
 	if (ret)
 		return ret;

@@ -254,6 +254,8 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 
 	if (r->changes)
 		wait_doubt(m, r->offset, r->bytes);
+	if (r->changes && m->refused)
+		return m->refused;
 	for (;;) {
 		ret = mp_next_lane(m, r->bytes, faulty, &l);
 		if (ret)
@@ -271,6 +273,8 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 	}
 	if (ret == 0)
 		lose_faulty(m, faulty);
+	if (r->changes && ret == -EBADE)
+		m->refused = m->flush_error = ret;
 	return ret;
 }
 

@@ -36,7 +36,8 @@
 #define WRITE_LEAST     512
 #define CONNECT_MS      10000 /* an answer to one of the blocking calls */
 #define PATH_CONNECT_MS 4000  /* where there may be another path */
-#define SYN_COUNT       3 /* of a connection that is not answered: some seven seconds */
+#define SYN_COUNT                                                                        \
+	3 /* of a connection that is not answered: some seven seconds; of a path three */
 
 struct nfs {
 	struct session session;
@@ -130,7 +131,7 @@ static int failed(struct nfs_context *ctx, const char *url, int ret, const char 
 }
 
 /* A context with the export mounted, and in *path the file in it. */
-static int mount_export(const char *url, int timeout_ms, struct nfs_context **out,
+static int mount_export(const char *url, bool is_path, struct nfs_context **out,
 	char **path, struct err *err)
 {
 	struct nfs_context *ctx = nfs_init_context();
@@ -139,14 +140,14 @@ static int mount_export(const char *url, int timeout_ms, struct nfs_context **ou
 
 	if (!ctx)
 		return err_errno(err, ENOMEM, "%s", url);
-	nfs_set_tcp_syncnt(ctx, SYN_COUNT);
+	nfs_set_tcp_syncnt(ctx, is_path ? 1 : SYN_COUNT);
 	parsed = nfs_parse_url_full(ctx, url);
 	if (!parsed) {
 		ret = failed(ctx, url, -EINVAL, "not an NFS URL", err);
 		goto out;
 	}
 	nfs_set_autoreconnect(ctx, 0);
-	nfs_set_timeout(ctx, timeout_ms);
+	nfs_set_timeout(ctx, is_path ? PATH_CONNECT_MS : CONNECT_MS);
 	ret = nfs_mount(ctx, parsed->server, parsed->path);
 	if (ret < 0) {
 		ret = failed(ctx, url, ret, "cannot mount", err);
@@ -220,9 +221,7 @@ static int node_connect(struct blk *b, struct err *err)
 	struct nfs *n = nfs_of(b);
 	uint64_t size = 0, most;
 	char *path;
-	int ret =
-		mount_export(n->url, b->flags & BLK_O_PATH ? PATH_CONNECT_MS : CONNECT_MS,
-			&n->ctx, &path, err);
+	int ret = mount_export(n->url, b->flags & BLK_O_PATH, &n->ctx, &path, err);
 
 	if (ret)
 		return ret;
@@ -616,7 +615,7 @@ static int node_create(
 	if (ret == 0)
 		ret = check_url(filename, err);
 	if (ret == 0)
-		ret = mount_export(filename, CONNECT_MS, &ctx, &path, err);
+		ret = mount_export(filename, false, &ctx, &path, err);
 	if (ret)
 		return ret;
 	ret = make_file(ctx, filename, path, bytes, err);
@@ -630,7 +629,7 @@ static int node_remove(const char *filename)
 	struct err err = ERR_INIT;
 	struct nfs_context *ctx;
 	char *path;
-	int ret = mount_export(filename, CONNECT_MS, &ctx, &path, &err);
+	int ret = mount_export(filename, false, &ctx, &path, &err);
 
 	if (ret)
 		return ret;

@@ -14,41 +14,73 @@ static struct blk *below_filters(struct blk *b)
 	return b;
 }
 
+/* The operations of the place below b, which becomes its node. */
+static const struct blk_storage_ops *ops_of(struct blk **b)
+{
+	static const struct blk_storage_ops none;
+
+	*b = below_filters(*b);
+	return (*b)->drv->storage ? (*b)->drv->storage : &none;
+}
+
 int blk_identity(struct blk *b, char **out)
 {
-	const struct blk_storage_ops *ops;
+	const struct blk_storage_ops *ops = ops_of(&b);
 
-	b = below_filters(b);
-	ops = b->drv->storage;
-	return ops && ops->identity ? ops->identity(b, out) : -ENOTSUP;
+	return ops->identity ? ops->identity(b, out) : -ENOTSUP;
 }
 
 int blk_check_path(struct blk *b, unsigned *priority)
 {
-	const struct blk_storage_ops *ops;
+	const struct blk_storage_ops *ops = ops_of(&b);
 
-	b = below_filters(b);
-	ops = b->drv->storage;
-	return ops && ops->check_path ? ops->check_path(b, priority) : -ENOTSUP;
+	return ops->check_path ? ops->check_path(b, priority) : -ENOTSUP;
 }
 
 int blk_fence(struct blk *b)
 {
-	const struct blk_storage_ops *ops;
+	const struct blk_storage_ops *ops = ops_of(&b);
 
-	b = below_filters(b);
-	ops = b->drv->storage;
-	return ops && ops->fence ? ops->fence(b) : -ENOTSUP;
+	return ops->fence ? ops->fence(b) : -ENOTSUP;
+}
+
+void blk_release(struct blk *b)
+{
+	const struct blk_storage_ops *ops = ops_of(&b);
+
+	if (ops->release)
+		ops->release(b);
+}
+
+static int no_locks(const struct blk *b, struct err *err)
+{
+	return err_set(err, ENOTSUP, "%s: '%s' has no locks that could be looked at",
+		blk_filename(b), b->drv->name);
+}
+
+struct json *blk_holders(struct blk *b, struct err *err)
+{
+	const struct blk_storage_ops *ops = ops_of(&b);
+
+	if (ops->holders)
+		return ops->holders(b, err);
+	no_locks(b, err);
+	return NULL;
+}
+
+int blk_break_lock(struct blk *b, const char *holder, struct err *err)
+{
+	const struct blk_storage_ops *ops = ops_of(&b);
+
+	return ops->break_lock ? ops->break_lock(b, holder, err) : no_locks(b, err);
 }
 
 struct json *blk_describe(struct blk *b)
 {
-	const struct blk_storage_ops *ops;
+	const struct blk_storage_ops *ops = ops_of(&b);
 	struct json *facts;
 
-	b = below_filters(b);
-	ops = b->drv->storage;
-	if (!ops || !ops->describe)
+	if (!ops->describe)
 		return NULL;
 	facts = json_new_object();
 	ops->describe(b, facts);

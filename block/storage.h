@@ -34,12 +34,25 @@ struct blk_storage_ops {
 	/* After it no request sent earlier by this program lands any more, whichever path it
 	 * took, that had not been answered. No request is in flight on b. */
 	int (*fence)(struct blk *b);
+
+	/* Locks of the place itself: who holds any, as an array of objects with "holder" (the word
+	 * that break_lock takes) and what else is known: "kind", "host", "pid", "program", "since". */
+	struct json *(*holders)(struct blk *b, struct err *err);
+	/* Takes the lock away from that holder, whose writes fail from then on. */
+	int (*break_lock)(struct blk *b, const char *holder, struct err *err);
+	/* One of several paths: gives up what the node holds by all of them, before the first is
+	 * closed. */
+	void (*release)(struct blk *b);
 };
 
 /* As the operations, -ENOTSUP where the driver has none. */
 int blk_identity(struct blk *b, char **out);
 int blk_check_path(struct blk *b, unsigned *priority);
 int blk_fence(struct blk *b);
+/* NULL, or -ENOTSUP, with err set where the place has no locks of its own. */
+struct json *blk_holders(struct blk *b, struct err *err);
+int blk_break_lock(struct blk *b, const char *holder, struct err *err);
+void blk_release(struct blk *b);
 /* The facts of a protocol node as an object of the caller's; NULL where there are none. */
 struct json *blk_describe(struct blk *b);
 

@@ -31,6 +31,7 @@ static const struct command commands[] = {
 		"Copy images into a new one, of another format if wanted"},
 	{"create", img_create, "Make a new image"},
 	{"info", img_info, "Show what an image is"},
+	{"lock", img_lock, "Show, test or break the locks of an image"},
 	{"map", img_map, "Show where the data of an image lies"},
 	{"measure", img_measure, "Tell how large a file a new image needs"},
 	{"resize", img_resize, "Grow or shrink an image"},

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Persistent reservations. See reserve.h. */
+#include "backends/reserve.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/endian.h"
+#include "base/math.h"
+
+/* ---- keys ------------------------------------------------------------------------ */
+
+#define HOST_BYTES 5
+#define PID_MASK   0xffffffu
+
+static bool is_host_char(unsigned char c)
+{
+	return isalnum(c) || c == '-' || c == '_';
+}
+
+uint64_t reserve_own_key(void)
+{
+	char host[65] = "host";
+	uint64_t key = 0;
+	size_t len, from;
+
+	if (gethostname(host, sizeof(host) - 1) || !host[0])
+		strcpy(host, "host");
+	len = strcspn(host, ".");
+	from = len > HOST_BYTES ? len - HOST_BYTES : 0;
+	for (size_t i = from; i < from + HOST_BYTES; i++)
+		key = key << 8 | (i < len ? (unsigned char)host[i] : 0);
+	return key << 24 | ((uint64_t)getpid() & PID_MASK);
+}
+
+/* The host's part where the key is of our make. */
+static bool host_of(uint64_t key, char host[HOST_BYTES + 1])
+{
+	size_t n = 0;
+
+	for (int i = HOST_BYTES - 1; i >= 0; i--) {
+		unsigned char c = key >> (24 + 8 * i) & 0xff;
+
+		if (c ? !is_host_char(c) || (size_t)(HOST_BYTES - 1 - i) != n : n == 0)
+			return false;
+		if (c)
+			host[n++] = (char)c;
+	}
+	host[n] = '\0';
+	return (key & PID_MASK) != 0;
+}
+
+void reserve_name(uint64_t key, char name[RESERVE_NAME_MAX])
+{
+	char host[HOST_BYTES + 1];
+
+	if (host_of(key, host))
+		snprintf(name, RESERVE_NAME_MAX, "%s%s, pid %u",
+			strlen(host) == HOST_BYTES ? "…" : "", host,
+			(unsigned)(key & PID_MASK));
+	else
+		snprintf(name, RESERVE_NAME_MAX, "key 0x%" PRIx64, key);
+}
+
+/* ---- commands (SPC-4, 6.15 and 6.16) --------------------------------------------- */
+
+#define OPCODE_IN  0x5e
+#define OPCODE_OUT 0x5f
+#define IN_BYTES   (8 + 8 * RESERVE_KEYS_MAX)
+#define OUT_BYTES  24
+
+enum { READ_KEYS = 0, READ_RESERVATION = 1, REPORT_CAPABILITIES = 2 };
+enum {
+	REGISTER = 0,
+	RESERVE = 1,
+	RELEASE = 2,
+	PREEMPT = 4,
+	PREEMPT_AND_ABORT = 5,
+	REGISTER_AND_IGNORE_KEY = 6,
+};
+#define WRITE_EXCLUSIVE_REGISTRANTS_ONLY 5
+
+static int ask(reserve_run *run, void *ctx, int action, uint8_t *in, size_t *got)
+{
+	struct scsi_command c = {.cdb = {OPCODE_IN, (uint8_t)action},
+		.cdb_bytes = 10,
+		.in = in,
+		.in_bytes = IN_BYTES};
+	int ret;
+
+	c.cdb[7] = IN_BYTES >> 8;
+	c.cdb[8] = IN_BYTES & 0xff;
+	ret = run(ctx, &c);
+	*got = c.got;
+	return ret;
+}
+
+static int tell(reserve_run *run, void *ctx, int action, uint64_t key,
+	uint64_t action_key, bool persist)
+{
+	uint8_t out[OUT_BYTES] = {0};
+	struct scsi_command c = {
+		.cdb = {OPCODE_OUT, (uint8_t)action, WRITE_EXCLUSIVE_REGISTRANTS_ONLY},
+		.cdb_bytes = 10,
+		.out = out,
+		.out_bytes = sizeof(out)};
+
+	c.cdb[8] = OUT_BYTES;
+	*(be64 *)out = be64_put(key);
+	*(be64 *)(out + 8) = be64_put(action_key);
+	out[20] = persist;
+	return run(ctx, &c);
+}
+
+static uint32_t load_be32(const uint8_t *p)
+{
+	return be32_get(*(const be32 *)p);
+}
+
+int reserve_look(reserve_run *run, void *ctx, struct reserve_state *out)
+{
+	uint8_t in[IN_BYTES];
+	size_t got;
+	int ret = ask(run, ctx, READ_KEYS, in, &got);
+
+	*out = (struct reserve_state){0};
+	if (ret || got < 8)
+		return ret ? ret : -EIO;
+	got = MIN(got, (size_t)load_be32(in + 4) + 8);
+	for (size_t at = 8; at + 8 <= got && out->n_keys < RESERVE_KEYS_MAX; at += 8)
+		out->keys[out->n_keys++] = be64_get(*(const be64 *)(in + at));
+	ret = ask(run, ctx, READ_RESERVATION, in, &got);
+	if (ret || got < 8)
+		return ret ? ret : -EIO;
+	out->held = load_be32(in + 4) >= 16 && got >= 24;
+	if (out->held) {
+		out->holder = be64_get(*(const be64 *)(in + 8));
+		out->type = in[21] & 0xf;
+	}
+	return 0;
+}
+
+/* A unit that can keeps it through a loss of power: else who comes back after one cannot know
+ * whether another had it meanwhile. */
+static bool can_persist(reserve_run *run, void *ctx)
+{
+	uint8_t in[IN_BYTES];
+	size_t got;
+
+	return ask(run, ctx, REPORT_CAPABILITIES, in, &got) == 0 && got >= 4 &&
+	       (in[2] & 1);
+}
+
+static int unregister(reserve_run *run, void *ctx, uint64_t key)
+{
+	return tell(run, ctx, REGISTER, key, 0, false);
+}
+
+static int enrol(reserve_run *run, void *ctx, uint64_t key)
+{
+	return tell(run, ctx, REGISTER_AND_IGNORE_KEY, 0, key, can_persist(run, ctx));
+}
+
+int reserve_take(reserve_run *run, void *ctx, uint64_t key, bool shared, uint64_t *holder)
+{
+	struct reserve_state now;
+	int ret = enrol(run, ctx, key);
+
+	if (ret)
+		return ret;
+	ret = tell(run, ctx, RESERVE, key, 0, false);
+	if (ret == -EBADE) {
+		ret = reserve_look(run, ctx, &now);
+		if (ret == 0 && !(now.held && now.holder == key && shared)) {
+			*holder = now.held ? now.holder : 0;
+			ret = -EBUSY;
+		}
+	}
+	if (ret)
+		unregister(run, ctx, key);
+	return ret;
+}
+
+/* Ends the registrations of a key, and what its paths had under way where the unit can. */
+static int preempt(reserve_run *run, void *ctx, uint64_t key, uint64_t victim)
+{
+	int ret = tell(run, ctx, PREEMPT_AND_ABORT, key, victim, false);
+
+	return ret == 0 || ret == -EBADE ? ret
+					 : tell(run, ctx, PREEMPT, key, victim, false);
+}
+
+void reserve_drop(reserve_run *run, void *ctx, uint64_t key)
+{
+	/* By another path that is closed after this one there is nothing left to do. */
+	if (tell(run, ctx, PREEMPT, key, key, false) == -EBADE)
+		return;
+	tell(run, ctx, RELEASE, key, 0, false);
+	unregister(run, ctx, key);
+}
+
+int reserve_break(reserve_run *run, void *ctx, uint64_t key, uint64_t victim)
+{
+	struct reserve_state now;
+	bool found = false;
+	int ret = reserve_look(run, ctx, &now);
+
+	for (unsigned i = 0; ret == 0 && i < now.n_keys; i++)
+		found |= now.keys[i] == victim;
+	if (ret || !found)
+		return ret ? ret : -ENOENT;
+	ret = enrol(run, ctx, key);
+	if (ret)
+		return ret;
+	ret = preempt(run, ctx, key, victim);
+	tell(run, ctx, RELEASE, key, 0, false);
+	unregister(run, ctx, key);
+	return ret;
+}
