@@ -21,16 +21,19 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <linux/fs.h>
 
+#include "backends/fsfacts.h"
 #include "backends/posix.h"
 #include "base/aio.h"
 #include "base/iov.h"
 #include "base/math.h"
+#include "block/storage.h"
 
 #define RUNS_MAX         256u
 #define DISCARD_UNIT_MAX (64 * KiB)
@@ -626,6 +629,63 @@ static int file_resize(
 	return ret;
 }
 
+/* ---- storage --------------------------------------------------------------------- */
+
+/* Device and inode number name a file on this host. Network file systems make the first
+ * up, each mount its own. */
+static int file_identity(struct blk *b, char **out)
+{
+	const struct stat *st = &file_of(b)->p.st;
+	struct fs_facts facts;
+
+	fs_facts_of_file(file_of(b)->p.fd, &facts);
+	if (facts.reach != FS_REACH_LOCAL)
+		return -ENOTSUP;
+	return asprintf(out, "file:%llx:%llx", (unsigned long long)st->st_dev,
+		       (unsigned long long)st->st_ino) < 0
+		       ? -ENOMEM
+		       : 0;
+}
+
+/* What was tried and refused is known better than by any table. */
+static void file_describe(struct blk *b, struct json *o)
+{
+	struct file *f = file_of(b);
+	struct fs_facts facts;
+
+	fs_facts_of_file(f->p.fd, &facts);
+	if (atomic_load(&f->no_punch))
+		facts.punch_hole = FACT_NO;
+	if (atomic_load(&f->no_zero_range))
+		facts.zero_range = FACT_NO;
+	if (atomic_load(&f->no_seek))
+		facts.sparse = FACT_NO;
+	fs_facts_describe(&facts, o);
+}
+
+/* Whether the file can be read; of an empty one, whether it is still there. */
+static int file_check_path(struct blk *b, unsigned *priority)
+{
+	size_t bytes = b->limits.request_align;
+	struct iovec iov = {buf_alloc(bytes), bytes};
+	ssize_t n;
+
+	if (!iov.iov_base)
+		return -ENOMEM;
+	n = aio_preadv(file_of(b)->p.fd, &iov, 1, 0);
+	buf_free(iov.iov_base);
+	if (n < 0)
+		return (int)n;
+	*priority = BLK_PATH_OPTIMIZED;
+	return 0;
+}
+
+static const struct blk_storage_ops file_storage_ops = {
+	.identity = file_identity,
+	.describe = file_describe,
+	.check_path = file_check_path,
+};
+
 /* ---- create ---------------------------------------------------------------------- */
 
 struct create {
@@ -791,4 +851,5 @@ const struct blk_driver blk_file_driver = {
 	.copy_range = file_copy_range,
 	.allocated = file_allocated,
 	.format = &file_format_ops,
+	.storage = &file_storage_ops,
 };
