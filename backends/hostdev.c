@@ -8,7 +8,6 @@
  */
 #include <assert.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,9 +16,13 @@
 #include <unistd.h>
 #include <linux/fs.h>
 
+#include "backends/devfacts.h"
 #include "backends/posix.h"
 #include "base/aio.h"
+#include "base/iov.h"
+#include "base/json.h"
 #include "base/math.h"
+#include "block/storage.h"
 
 /* A new image on a device must not be taken for what was there: its first bytes, where
  * every format keeps its magic, become zeros. */
@@ -28,6 +31,7 @@
 struct hostdev {
 	struct posix p;
 	atomic_bool no_punch, no_zero_range, no_zeroout, no_discard;
+	atomic_int direct_fd; /* for check_path, where p.fd is not direct; -1: not open */
 };
 
 static struct hostdev *dev_of(const struct blk *b)
@@ -37,57 +41,53 @@ static struct hostdev *dev_of(const struct blk *b)
 
 /* ---- open ------------------------------------------------------------------------ */
 
-static uint64_t read_number(const char *path)
+static void read_facts(dev_t dev, struct dev_facts *out)
 {
-	uint64_t n = 0;
-	FILE *f = fopen(path, "re");
+	char dir[64];
 
-	if (!f)
-		return 0;
-	if (fscanf(f, "%" SCNu64, &n) != 1)
-		n = 0;
-	fclose(f);
-	return n;
+	snprintf(dir, sizeof(dir), "/sys/dev/block/%u:%u", major(dev), minor(dev));
+	dev_facts_read(dir, out);
 }
 
-/* A fact of the device's request queue; 0 where the kernel tells none. */
-static uint64_t queue_fact(dev_t dev, const char *name)
+/* The kernel opens such a device for writing, and refuses each write later. */
+static int refuse_read_only(int fd, const char *filename, struct err *err)
 {
-	/* A partition's queue is that of its disk, one folder up. */
-	static const char *const where[] = {"queue", "../queue"};
-	char path[128];
-	uint64_t n = 0;
+	int read_only = 0;
 
-	for (size_t i = 0; i < ARRAY_LEN(where) && n == 0; i++) {
-		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/%s", major(dev),
-			minor(dev), where[i], name);
-		n = read_number(path);
-	}
-	return n;
+	if (ioctl(fd, BLKROGET, &read_only) != 0 || !read_only)
+		return 0;
+	return err_set(
+		err, EACCES, "Could not open '%s': the device is read-only", filename);
 }
 
 int hostdev_attach(struct blk *b, struct posix *p, struct err *err)
 {
 	struct hostdev *d = dev_of(b);
+	struct dev_facts facts;
 	uint64_t bytes, granularity;
-	int sector;
+	int sector, ret = 0;
 
 	assert(b->drv->state_bytes == sizeof(*d));
-	if (ioctl(p->fd, BLKGETSIZE64, &bytes) != 0 ||
-		ioctl(p->fd, BLKSSZGET, &sector) != 0) {
-		err_errno(err, errno, "Could not open '%s'", b->filename);
+	if (b->flags & BLK_O_RDWR)
+		ret = refuse_read_only(p->fd, b->filename, err);
+	if (!ret && (ioctl(p->fd, BLKGETSIZE64, &bytes) != 0 ||
+			    ioctl(p->fd, BLKSSZGET, &sector) != 0))
+		ret = err_errno(err, errno, "Could not open '%s'", b->filename);
+	if (ret) {
 		posix_close(p);
-		return -EIO;
+		return ret;
 	}
+	read_facts(p->st.st_rdev, &facts);
 	d->p = *p;
+	atomic_store(&d->direct_fd, -1);
 	b->size = MIN(bytes, BLK_MAX_SIZE);
 	b->limits.zero_align = MAX((uint32_t)sector, b->limits.request_align);
-	granularity = queue_fact(p->st.st_rdev, "discard_granularity");
+	granularity = facts.discard_granularity;
 	b->limits.discard_align = b->limits.zero_align;
 	if (is_pow2(granularity) && granularity <= GiB)
 		b->limits.discard_align =
 			MAX(b->limits.discard_align, (uint32_t)granularity);
-	if (queue_fact(p->st.st_rdev, "write_zeroes_max_bytes"))
+	if (facts.zeroes_max)
 		b->caps |= BLK_CAP_ZERO_UNMAP;
 	return 0;
 }
@@ -115,7 +115,12 @@ static int hostdev_reflag(struct blk *b, struct err *err)
 
 static int hostdev_close(struct blk *b)
 {
-	posix_close(&dev_of(b)->p);
+	struct hostdev *d = dev_of(b);
+	int fd = atomic_load(&d->direct_fd);
+
+	if (fd >= 0)
+		close(fd);
+	posix_close(&d->p);
 	return 0;
 }
 
@@ -238,6 +243,9 @@ int hostdev_create(int fd, const char *filename, uint64_t bytes,
 	if (prealloc != BLK_PREALLOC_OFF)
 		return err_set(err, ENOTSUP, "Unsupported preallocation mode: %s",
 			blk_prealloc_names[prealloc]);
+	ret = refuse_read_only(fd, filename, err);
+	if (ret < 0)
+		return ret;
 	if (ioctl(fd, BLKGETSIZE64, &now) != 0)
 		return err_errno(err, errno, "Could not create '%s'", filename);
 	if (bytes > now)
@@ -254,6 +262,87 @@ int hostdev_create(int fd, const char *filename, uint64_t bytes,
 	return 0;
 }
 
+/* ---- storage --------------------------------------------------------------------- */
+
+static int hostdev_identity(struct blk *b, char **out)
+{
+	struct dev_facts facts;
+
+	read_facts(dev_of(b)->p.st.st_rdev, &facts);
+	return dev_facts_identity(&facts, out);
+}
+
+static void hostdev_describe(struct blk *b, struct json *o)
+{
+	struct dev_facts facts;
+
+	read_facts(dev_of(b)->p.st.st_rdev, &facts);
+	dev_facts_describe(&facts, o);
+	json_put_string(o, "locks", "this-host"); /* they are the device node's */
+}
+
+/* A descriptor that reads past the page cache, which would answer for a device that is
+ * gone. */
+static int direct_fd(struct hostdev *d)
+{
+	int fd = d->p.direct ? d->p.fd : atomic_load(&d->direct_fd), none = -1;
+	char path[64];
+
+	if (fd >= 0)
+		return fd;
+	/* The device this is now, not what has its name by now. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", d->p.fd);
+	fd = posix_open_fd(path, O_RDONLY | O_DIRECT, 0);
+	if (fd >= 0 && posix_set_blocking(fd) < 0) {
+		close(fd);
+		return -EIO;
+	}
+	if (fd >= 0 && !atomic_compare_exchange_strong(&d->direct_fd, &none, fd)) {
+		close(fd); /* another was quicker */
+		fd = none;
+	}
+	return fd;
+}
+
+static int read_first_block(struct hostdev *d, size_t bytes)
+{
+	struct iovec iov = {NULL, bytes};
+	int fd = direct_fd(d);
+	ssize_t n;
+
+	if (fd < 0)
+		return fd;
+	iov.iov_base = buf_alloc(bytes);
+	if (!iov.iov_base)
+		return -ENOMEM;
+	n = aio_preadv(fd, &iov, 1, 0);
+	buf_free(iov.iov_base);
+	return n < 0 ? (int)n : n == (ssize_t)bytes ? 0 : -EIO;
+}
+
+/* A path that the target keeps for later answers reads with an error: that is no fault of
+ * it. */
+static int hostdev_check_path(struct blk *b, unsigned *priority)
+{
+	struct hostdev *d = dev_of(b);
+	struct dev_facts facts;
+	int ret = 0;
+
+	read_facts(d->p.st.st_rdev, &facts);
+	if (dev_facts_priority(&facts) > BLK_PATH_STANDBY)
+		ret = read_first_block(
+			d, MAX(b->limits.request_align, b->limits.zero_align));
+	if (ret == 0)
+		*priority = dev_facts_priority(&facts);
+	return ret;
+}
+
+static const struct blk_storage_ops hostdev_storage_ops = {
+	.identity = hostdev_identity,
+	.describe = hostdev_describe,
+	.check_path = hostdev_check_path,
+};
+
 const struct blk_driver blk_host_device_driver = {
 	.name = "host_device",
 	.kind = BLK_PROTOCOL,
@@ -268,4 +357,5 @@ const struct blk_driver blk_host_device_driver = {
 	.discard = hostdev_discard,
 	.resize = hostdev_resize,
 	.allocated = hostdev_allocated,
+	.storage = &hostdev_storage_ops,
 };
