@@ -18,6 +18,7 @@
 #include "block/secret.h"
 
 const char *tool_name = "byre";
+static bool named_as_peer;
 
 /* What a library found with no caller to tell: a lie in an image on the data path, a
  * connection that was lost. From any thread. */
@@ -35,7 +36,13 @@ void tool_set_name(const char *argv0, const char *ours, const char *peer)
 
 	log_set_sink(log_to_stderr);
 	base = base ? base + 1 : argv0;
-	tool_name = base && !strcmp(base, peer) ? peer : ours;
+	named_as_peer = base && !strcmp(base, peer);
+	tool_name = named_as_peer ? peer : ours;
+}
+
+bool tool_is_peer(void)
+{
+	return named_as_peer;
 }
 
 /* The text as it may be shown. The caller frees it; no memory aborts, as in base/opts.c. */

@@ -22,6 +22,8 @@ extern const char *tool_name;
 
 /* `ours`, or `peer` where argv0's last part is that. Both live for ever. */
 void tool_set_name(const char *argv0, const char *ours, const char *peer);
+/* Called by the peer's name: what it prints for programs is the peer's, no more. */
+bool tool_is_peer(void);
 
 /* "NAME: message" on stderr. */
 void tool_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -14,12 +14,13 @@
 #include "base/json.h"
 #include "base/size.h"
 #include "block/driver.h"
+#include "block/storage.h"
 #include "tools/common-tree.h"
 #include "tools/img.h"
 
 static const char help[] =
 	"Show what an image is.  Usage:\n\n"
-	"  %s info [-f FMT | --image-opts] [-b] [-U] [--object OBJDEF]\n"
+	"  %s info [-f FMT | --image-opts] [-b] [-U] [-v] [--object OBJDEF]\n"
 	"        [--output human|json] FILENAME\n\n"
 	"Options:\n"
 	"  -h, --help\n     show this text\n"
@@ -29,12 +30,14 @@ static const char help[] =
 	"(driver=...,file.filename=...)\n"
 	"  -b, --backing-chain\n     go on with the backing files, down the chain\n"
 	"  -U, --force-share\n     open the image even if another program writes to it\n"
+	"  -v, --verbose\n     also what the storage can do that the image lies on\n"
 	"  --object OBJDEF\n     an object such as a secret\n"
 	"  --output human|json\n     form of the output (human)\n";
 
 struct info {
 	struct img_common common;
 	bool chain;
+	bool storage; /* tell of it */
 };
 
 /*
@@ -101,24 +104,32 @@ static void put_specific(struct json *o, struct blk *b)
 	json_put(o, "format-specific", specific);
 }
 
-static struct json *node_facts(
-	struct blk *b, const struct blk_snapshot *snapshots, size_t n);
+static void put_storage(struct json *o, struct blk *b)
+{
+	struct json *facts = b->drv->kind == BLK_PROTOCOL ? blk_describe(b) : NULL;
 
-static struct json *children_facts(struct blk *b)
+	if (facts)
+		json_put(o, "storage", facts);
+}
+
+static struct json *node_facts(const struct info *info, struct blk *b,
+	const struct blk_snapshot *snapshots, size_t n);
+
+static struct json *children_facts(const struct info *info, struct blk *b)
 {
 	struct json *array = json_new_array(), *child;
 
 	if (blk_file(b)) {
 		child = json_new_object();
 		json_put_string(child, "name", "file");
-		json_put(child, "info", node_facts(blk_file(b), NULL, 0));
+		json_put(child, "info", node_facts(info, blk_file(b), NULL, 0));
 		json_add(array, child);
 	}
 	return array;
 }
 
-static struct json *node_facts(
-	struct blk *b, const struct blk_snapshot *snapshots, size_t n)
+static struct json *node_facts(const struct info *info, struct blk *b,
+	const struct blk_snapshot *snapshots, size_t n)
 {
 	struct json *o = json_new_object();
 	bool dirty = false, encrypted = false;
@@ -127,7 +138,7 @@ static struct json *node_facts(
 	char *full = full_backing_name(b);
 
 	blk_traits(b, &cluster, &dirty, &encrypted);
-	json_put(o, "children", children_facts(b));
+	json_put(o, "children", children_facts(info, b));
 	if (blk_backing_format(b))
 		json_put_string(o, "backing-filename-format", blk_backing_format(b));
 	put_snapshots(o, snapshots, n);
@@ -139,6 +150,8 @@ static struct json *node_facts(
 	if (allocated >= 0)
 		json_put_int(o, "actual-size", allocated);
 	put_specific(o, b);
+	if (info->storage)
+		put_storage(o, b);
 	if (full)
 		json_put_string(o, "full-backing-filename", full);
 	if (encrypted)
@@ -239,6 +252,17 @@ static void print_specific(const struct json *o, unsigned depth)
 	tool_print_tree(data, depth + 1);
 }
 
+static void print_storage(const struct json *o, unsigned depth)
+{
+	const struct json *storage = json_get(o, "storage");
+
+	if (!storage)
+		return;
+	indent(depth);
+	printf("Storage:\n");
+	tool_print_tree(storage, depth + 1);
+}
+
 static void print_node(const struct json *o, const struct blk_snapshot *snapshots,
 	size_t n, const char *path, unsigned depth)
 {
@@ -256,6 +280,7 @@ static void print_node(const struct json *o, const struct blk_snapshot *snapshot
 	print_backing(o, depth);
 	img_print_snapshots(snapshots, n);
 	print_specific(o, depth);
+	print_storage(o, depth);
 	for (size_t i = 0; i < json_array_len(children); i++) {
 		const struct json *child = json_array_at(children, i);
 		char *inner;
@@ -324,7 +349,7 @@ static int look(const struct info *info, const struct tool_image *image, struct 
 		l->snapshots = NULL;
 		l->n_snapshots = 0;
 	}
-	l->facts = node_facts(b, l->snapshots, l->n_snapshots);
+	l->facts = node_facts(info, b, l->snapshots, l->n_snapshots);
 	if (info->chain)
 		ret = find_next(b, l);
 	return tool_close(b, ret);
@@ -402,6 +427,7 @@ int img_info(int argc, char **argv)
 		{"image-opts", no_argument, NULL, IMG_OPT_IMAGE_OPTS},
 		{"backing-chain", no_argument, NULL, 'b'},
 		{"force-share", no_argument, NULL, 'U'},
+		{"verbose", no_argument, NULL, 'v'},
 		{"object", required_argument, NULL, IMG_OPT_OBJECT},
 		{"output", required_argument, NULL, IMG_OPT_OUTPUT},
 		{NULL, 0, NULL, 0},
@@ -411,9 +437,13 @@ int img_info(int argc, char **argv)
 	size_t n = 0;
 	int c, ret;
 
-	while ((c = getopt_long(argc, argv, "hf:bU", options, NULL)) >= 0) {
+	while ((c = getopt_long(argc, argv, "hf:bUv", options, NULL)) >= 0) {
 		if (c == 'b') {
 			info.chain = true;
+			continue;
+		}
+		if (c == 'v') {
+			info.storage = true;
 			continue;
 		}
 		ret = img_common_option(&info.common, c);
@@ -425,6 +455,9 @@ int img_info(int argc, char **argv)
 		return ret;
 	if (img_check_image_opts(info.common.image_opts, info.common.format))
 		return 1;
+	/* Programs made for the peer find what they know. */
+	if (info.common.json && !tool_is_peer())
+		info.storage = true;
 	chain = calloc(BLK_MAX_CHAIN, sizeof(*chain));
 	if (!chain) {
 		tool_error("out of memory");
