@@ -105,6 +105,7 @@ static int file_open(struct blk *b, struct opts *opts, struct err *err)
 			b->filename, (long long)f->p.st.st_size);
 	}
 	pthread_mutex_init(&f->runs.lock, NULL);
+	atomic_store(&f->no_seek, fs_hides_unwritten_data(f->p.fd));
 	b->size = f->p.st.st_size;
 	b->limits.discard_align = MAX(discard_unit(&f->p.st), b->limits.request_align);
 	b->caps |= BLK_CAP_GROW | BLK_CAP_ZERO_INIT | BLK_CAP_ZERO_UNMAP;
