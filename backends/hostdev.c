@@ -215,9 +215,9 @@ static int hostdev_resize(
 	if (prealloc != BLK_PREALLOC_OFF)
 		return err_set(err, ENOTSUP, "Unsupported preallocation mode: %s",
 			blk_prealloc_names[prealloc]);
+	blk_set_size(b, MIN(now, BLK_MAX_SIZE));
 	if (bytes > now)
 		return err_set(err, ENOSPC, "Cannot grow device files");
-	blk_set_size(b, MIN(now, BLK_MAX_SIZE));
 	return 0;
 }
 

@@ -460,7 +460,7 @@ static int take_run(struct qcow2 *q, uint64_t first, uint64_t n, bool *fresh)
 	return 0;
 }
 
-static int alloc_locked(struct qcow2 *q, uint64_t n, bool exact, struct qcow2_alloc *out)
+static int alloc_once(struct qcow2 *q, uint64_t n, bool exact, struct qcow2_alloc *out)
 {
 	uint64_t first = 0;
 	int ret = find_run(q, n, exact, &first, &out->n);
@@ -468,6 +468,29 @@ static int alloc_locked(struct qcow2 *q, uint64_t n, bool exact, struct qcow2_al
 	if (ret == 0)
 		ret = take_run(q, first, out->n, &out->fresh);
 	out->offset = first << q->cluster_bits;
+	return ret;
+}
+
+/* A device that is full may have been made larger since it was last asked, or there is one
+ * below who can do it. True where it has grown: by what was wanted or by less. */
+static bool device_has_grown(struct qcow2 *q, uint64_t n)
+{
+	uint64_t before = blk_size(q->file), blocks = (n >> q->refblock_bits) + 2;
+
+	if (q->file->caps & BLK_CAP_GROW || n > QCOW2_HOST_LIMIT >> q->cluster_bits)
+		return false;
+	blk_resize(q->file, before + ((n + blocks) << q->cluster_bits), BLK_PREALLOC_OFF,
+		NULL);
+	return blk_size(q->file) > before;
+}
+
+static int alloc_locked(struct qcow2 *q, uint64_t n, bool exact, struct qcow2_alloc *out)
+{
+	int ret;
+
+	do
+		ret = alloc_once(q, n, exact, out);
+	while (ret == -ENOSPC && device_has_grown(q, n));
 	return ret;
 }
 
