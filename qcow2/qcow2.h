@@ -213,6 +213,7 @@ struct qcow2 {
 	uint32_t reft_clusters;	   /* on disk */
 	uint8_t *reft_dirty;	   /* one flag per 64 entries */
 	bool reft_any_dirty;
+	bool reft_moving;	   /* what is allocated now is its new place */
 	_Atomic bool header_stale; /* a table moved, or a write of the header failed and nobody
 				    * knows what is on disk: the next commit writes it */
 	uint8_t *reft_full;	   /* one flag per block: a scan found nothing free */

@@ -186,10 +186,18 @@ static int counts_add(struct qcow2 *q, uint64_t first, uint64_t n, int delta)
 
 /* ---- refcount blocks ------------------------------------------------------------- */
 
+/* How many entries the table gets that has to have so many. */
+static uint64_t reft_grown(const struct qcow2 *q, uint64_t entries)
+{
+	uint64_t want = MAX(entries, q->reft_entries + q->reft_entries / 2);
+
+	return entries <= q->reft_entries ? q->reft_entries
+					  : round_up(want, q->cluster_bytes / 8);
+}
+
 static int reft_grow(struct qcow2 *q, uint64_t entries)
 {
-	uint64_t want = round_up(MAX(entries, q->reft_entries + q->reft_entries / 2),
-		q->cluster_bytes / 8);
+	uint64_t want = reft_grown(q, entries);
 	_Atomic uint64_t *reft;
 	uint8_t *dirty, *full;
 
@@ -421,24 +429,45 @@ static int find_run(
 	}
 }
 
-/* Blocks may be put behind the run: a device has room for them too, or nothing is taken. */
-static int check_room(const struct qcow2 *q, uint64_t first, uint64_t end)
+/* The clusters that the refcount table will take when it is moved on disk, which is the next
+ * commit's work, and the blocks that count them. Kept free on a device: a commit that finds
+ * no room would have promised too much. */
+static uint64_t kept_for_reft(const struct qcow2 *q, uint64_t entries)
 {
-	uint64_t missing = 0;
+	uint64_t need = div_round_up(reft_grown(q, entries) * 8, q->cluster_bytes);
+
+	return q->reft_moving || need <= q->reft_clusters
+		       ? 0
+		       : need + (need >> q->refblock_bits) + 2;
+}
+
+/* Blocks may be put behind the run: a device has room for them too, or nothing is taken.
+ * Goes the way of blocks_ensure, without making any. */
+static int check_room(struct qcow2 *q, uint64_t first, uint64_t end)
+{
+	uint64_t behind = end, last_rb = (end - 1) >> q->refblock_bits;
 	int full;
 
-	for (uint64_t rb = first >> q->refblock_bits; rb <= (end - 1) >> q->refblock_bits;
-		rb++)
-		missing += rb >= q->reft_entries || !q->reft[rb];
-	if (missing) /* and one that counts the last of them */
-		missing++;
-	return end + missing > cluster_limit(q, &full) ? full : 0;
+	for (uint64_t rb = first >> q->refblock_bits; rb <= last_rb; rb++) {
+		int ret;
+
+		if (rb < q->reft_entries && q->reft[rb])
+			continue;
+		ret = next_free(q, &behind);
+		if (ret < 0)
+			return ret;
+		last_rb = MAX(last_rb, behind >> q->refblock_bits);
+		behind++;
+	}
+	behind += kept_for_reft(q, last_rb + 1);
+	return behind > cluster_limit(q, &full) ? full : 0;
 }
 
 /* Takes [first, first + n): makes blocks, counts, and looks whether something lies there. */
 static int take_run(struct qcow2 *q, uint64_t first, uint64_t n, bool *fresh)
 {
-	uint64_t offset = first << q->cluster_bits, bytes = n << q->cluster_bits, behind;
+	uint64_t offset = first << q->cluster_bits, bytes = n << q->cluster_bits,
+		 behind = first + n;
 	int ret;
 
 	if (!qcow2_overlap_ok(q, QCOW2_DATA, offset, bytes))
@@ -465,6 +494,10 @@ static int alloc_once(struct qcow2 *q, uint64_t n, bool exact, struct qcow2_allo
 	uint64_t first = 0;
 	int ret = find_run(q, n, exact, &first, &out->n);
 
+	/* At the end of a device the last of them may have to be left to a block. */
+	while (ret == 0 && !exact && out->n > 1 &&
+		check_room(q, first, first + out->n) == -ENOSPC)
+		out->n--;
 	if (ret == 0)
 		ret = take_run(q, first, out->n, &out->fresh);
 	out->offset = first << q->cluster_bits;
@@ -740,6 +773,7 @@ int qcow2_reft_grow_on_disk(struct qcow2 *q)
 		return 0;
 	}
 	/* Counting the new table may outgrow the table once more; then it is too small. */
+	q->reft_moving = true;
 	for (;;) {
 		ret = alloc_locked(q, need, true, &a);
 		if (ret < 0)
@@ -749,6 +783,7 @@ int qcow2_reft_grow_on_disk(struct qcow2 *q)
 		unalloc_locked(q, a.offset, need << q->cluster_bits);
 		need = div_round_up(q->reft_entries * 8, q->cluster_bytes);
 	}
+	q->reft_moving = false;
 	if (ret == 0)
 		ret = qcow2_overlap_mark(
 			q, QCOW2_K_REFTABLE, a.offset, need << q->cluster_bits);
