@@ -60,7 +60,7 @@ static const struct kind kinds[] = {
 	{MAGIC_SMB2, "cifs", N, Y, Y, U, U, Y},
 	{0x00c36400, "ceph", N, Y, X, X, Y, X},
 	{MAGIC_GFS2, "gfs2", C, Y, X, X, Y, Y},
-	{MAGIC_OCFS2, "ocfs2", C, Y, U, U, Y, Y},
+	{MAGIC_OCFS2, "ocfs2", C, Y, X, U, Y, Y},
 	{0x0bd00bd0, "lustre", C, U, U, X, Y, U},
 	{0x47504653, "gpfs", C, U, U, U, Y, U},
 	{0x65735546, "fuse", FS_REACH_UNKNOWN, U, U, U, U, U},
