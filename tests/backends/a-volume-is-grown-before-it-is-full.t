@@ -8,14 +8,6 @@
 . "$BYRE_SRC/tests/backends/devices.sh"
 own_mounts "$@"
 
-wait_for () {
-	wait_tries=0
-	until "$@" >/dev/null 2>&1; do
-		wait_tries=$((wait_tries + 1))
-		[ $wait_tries -lt 200 ] || return 1
-		sleep 0.05
-	done
-}
 # disk FILE MIB: random data all through.
 disk () { head -c "$2M" /dev/urandom >"$1"; }
 # volume MIB [OPTION...]: a device of that size in $device, over the file volume.
@@ -73,6 +65,7 @@ ok "sound" byre-img check -q -f qcow2 "$device"
 # A write that fits does not wait: its hook waits for what comes after it.
 volume 16
 grows
+# shellcheck disable=SC2016 # for the hook
 sed -i '2i\n=0; until [ -e '"$PWD"'/go ] || [ $n = 100 ]; do sleep 0.1; n=$((n + 1)); done' hook
 byre-img create -q -f qcow2 "$device" 64M
 mkfifo commands

@@ -8,14 +8,6 @@
 . "$BYRE_SRC/tests/backends/devices.sh"
 own_mounts "$@"
 
-wait_for () {
-	wait_tries=0
-	until "$@" >/dev/null 2>&1; do
-		wait_tries=$((wait_tries + 1))
-		[ $wait_tries -lt 200 ] || return 1
-		sleep 0.05
-	done
-}
 python3 - <<'PY'
 import random
 random.seed(11)
