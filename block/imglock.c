@@ -25,11 +25,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define HELD_BASE     100 /* byte of permission bit 0 that is held */
 #define UNSHARED_BASE 200 /* byte of permission bit 0 that others may not hold */
 #define PERM_BITS     4
+
+#define CIFS_MAGIC 0xFF534D42
+#define SMB2_MAGIC 0xFE534D42
+#define FAR_ORIGIN ((off_t)1 << 62)
 
 /* The most descriptors looked at for a holder: a busy host has some ten thousand. */
 #define SEARCH_LIMIT 200000
@@ -52,13 +57,26 @@ static int lock_byte(int fd, off_t byte, short type)
 	return fcntl(fd, F_OFD_SETLK, &fl) == 0 ? 0 : -errno;
 }
 
+/* Where byte 0 of the protocol lies in the file. On CIFS a lock forbids to read and write
+ * what it covers, to its holder too, and an image that is locked in its head could not be
+ * written (nor can the peer's). There the bytes lie far behind every image's end. */
+static off_t origin(int fd)
+{
+	struct statfs fs;
+	uint32_t magic = fstatfs(fd, &fs) == 0 ? (uint32_t)fs.f_type : 0;
+
+	return magic == CIFS_MAGIC || magic == SMB2_MAGIC ? FAR_ORIGIN : 0;
+}
+
 static void unlock_bytes(int fd, unsigned perm, unsigned unshared)
 {
+	off_t start = origin(fd);
+
 	for (int bit = 0; bit < PERM_BITS; bit++) {
 		if (perm & 1u << bit)
-			lock_byte(fd, HELD_BASE + bit, F_UNLCK);
+			lock_byte(fd, start + HELD_BASE + bit, F_UNLCK);
 		if (unshared & 1u << bit)
-			lock_byte(fd, UNSHARED_BASE + bit, F_UNLCK);
+			lock_byte(fd, start + UNSHARED_BASE + bit, F_UNLCK);
 	}
 }
 
@@ -81,7 +99,7 @@ static int lock_failed(int code, off_t byte, struct err *err)
 	}
 }
 
-static int lock_bytes(int fd, unsigned mask, int base, off_t *failed)
+static int lock_bytes(int fd, unsigned mask, off_t base, off_t *failed)
 {
 	int ret = 0;
 
@@ -234,7 +252,7 @@ static int refuse(int fd, const char *filename, const char *what, int bit,
 }
 
 /* Asks for each bit of mask whether another holds the byte that forbids it. */
-static int check_bytes(int fd, const char *filename, unsigned mask, int base,
+static int check_bytes(int fd, const char *filename, unsigned mask, off_t base,
 	const char *what, struct err *err)
 {
 	for (int bit = 0; bit < PERM_BITS; bit++) {
@@ -260,21 +278,22 @@ int imglock_set(struct imglock *l, int fd, const char *filename, unsigned perm,
 {
 	unsigned unshared = IMGLOCK_ALL & ~shared;
 	unsigned new_perm = perm & ~l->perm, new_unshared = unshared & ~l->unshared;
-	off_t failed = 0;
+	off_t start = origin(fd), failed = 0;
 	int ret;
 
 	assert(!(perm & ~IMGLOCK_ALL));
 
-	ret = lock_bytes(fd, new_perm, HELD_BASE, &failed);
+	ret = lock_bytes(fd, new_perm, start + HELD_BASE, &failed);
 	if (ret == 0)
-		ret = lock_bytes(fd, new_unshared, UNSHARED_BASE, &failed);
+		ret = lock_bytes(fd, new_unshared, start + UNSHARED_BASE, &failed);
 	if (ret < 0) {
 		ret = lock_failed(-ret, failed, err);
 		goto undo;
 	}
-	ret = check_bytes(fd, filename, perm, UNSHARED_BASE, "", err);
+	ret = check_bytes(fd, filename, perm, start + UNSHARED_BASE, "", err);
 	if (ret == 0)
-		ret = check_bytes(fd, filename, unshared, HELD_BASE, "shared ", err);
+		ret = check_bytes(
+			fd, filename, unshared, start + HELD_BASE, "shared ", err);
 	if (ret < 0)
 		goto undo;
 

@@ -3,7 +3,8 @@
  * Image locks on open file description locks, interoperable with QEMU's: permission bits
  * consistent-read 0, write 1, write-unchanged 2, resize 3. A permission held is a shared
  * lock on byte 100 + bit; one not shared with others is a shared lock on byte 200 + bit.
- * A conflict is found with F_OFD_GETLK for a write lock on the opposite byte.
+ * A conflict is found with F_OFD_GETLK for a write lock on the opposite byte. On CIFS all
+ * bytes are 2^62 further on.
  */
 #ifndef BYRE_BLOCK_IMGLOCK_H
 #define BYRE_BLOCK_IMGLOCK_H
