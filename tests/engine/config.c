@@ -42,6 +42,8 @@ static const char *conflict(const struct config *c)
 		return "only raw files have odd sizes";
 	if (!c->disk_bytes || c->disk_bytes % BLK_SECTOR)
 		return "disk size";
+	if (c->url && c->data_file != DATA_FILE_NONE)
+		return "a data file is beside a local image";
 	return NULL;
 }
 
@@ -92,7 +94,10 @@ static int parse_keys(struct config *c, struct opts *o, struct err *err)
 	c->backing = (enum config_backing)backing;
 	c->data_file = (enum config_data_file)data_file;
 	if (c->raw)
-		*c = (struct config){.raw = true, .disk_bytes = c->disk_bytes};
+		*c = (struct config){.raw = true,
+			.disk_bytes = c->disk_bytes,
+			.url = c->url,
+			.url_opts = c->url_opts};
 	return opts_check_unused(o, err);
 }
 
@@ -124,6 +129,11 @@ char *config_text(const struct config *c, char buf[CONFIG_TEXT])
 			backing_names[c->backing], c->backing_qcow2 ? "on" : "off",
 			data_file_names[c->data_file], c->disk_bytes);
 	return buf;
+}
+
+bool config_is_fixed(const struct config *c)
+{
+	return c->raw && c->url && strncmp(c->url, "nfs:", 4) != 0;
 }
 
 bool config_has_snapshots(const struct config *c)
@@ -236,10 +246,11 @@ static int backing_create(
 	return ret;
 }
 
-/* The backing file as the image names it: a RAM disk is beside nothing. */
+/* The backing file as the image names it: a RAM disk is beside nothing, and what is on a
+ * server is not beside a local file. */
 static void backing_name(const struct config *c, struct opts *o)
 {
-	char *cwd = c->segment ? getcwd(NULL, 0) : NULL;
+	char *cwd = c->segment || c->url ? getcwd(NULL, 0) : NULL;
 
 	if (cwd)
 		opts_setf(o, "backing_file", "%s/%s", cwd, CONFIG_BACKING);
@@ -279,16 +290,32 @@ static void create_opts(const struct config *c, struct opts *o)
 	}
 }
 
+static int read_initial(const struct config *c, uint8_t *initial, struct err *err)
+{
+	struct blk *b = config_open(c, 0, err);
+	int ret;
+
+	if (!b)
+		return -EIO;
+	ret = blk_pread(b, 0, initial, c->disk_bytes);
+	if (ret)
+		err_errno(err, -ret, "reading %s", c->url);
+	blk_close(b);
+	return ret;
+}
+
 int config_create(
 	const struct config *c, struct rng *r, uint8_t *initial, struct err *err)
 {
-	char name[64];
+	char name[1024];
 	struct opts *o;
 	int ret = 0;
 
 	config_remove();
 	snprintf(name, sizeof(name), "%s%s", c->segment ? "mem:" : "",
-		c->segment ? c->segment : CONFIG_IMAGE);
+		c->segment ? c->segment
+		: c->url   ? c->url
+			   : CONFIG_IMAGE);
 	memset(initial, 0, c->disk_bytes);
 	if (!c->raw && c->backing)
 		ret = backing_create(c, r, initial, err);
@@ -298,38 +325,69 @@ int config_create(
 	create_opts(c, o);
 	ret = blk_create(name, c->raw ? "raw" : "qcow2", o, err);
 	opts_free(o);
+	if (ret == 0 && config_is_fixed(c))
+		ret = read_initial(c, initial, err);
 	return ret;
 }
 
 static void format_opts(const struct config *c, struct opts *o)
 {
 	opts_set(o, "driver", c->raw ? "raw" : "qcow2");
+	if (config_is_fixed(c))
+		opts_setf(o, "size", "%" PRIu64, c->disk_bytes);
 	if (c->luks)
 		opts_set(o, "encrypt.key-secret", CONFIG_SECRET);
 }
 
+static int url_opts(
+	const struct config *c, struct opts *o, const char *prefix, struct err *err)
+{
+	char key[64], *text = strdup(c->url_opts ? c->url_opts : ""), *rest = text;
+	int ret = text ? 0 : err_errno(err, ENOMEM, "options");
+
+	snprintf(key, sizeof(key), "%sfilename", prefix);
+	opts_set(o, key, c->url);
+	for (char *one; ret == 0 && (one = strsep(&rest, ",")) != NULL;) {
+		char *value = strchr(one, '=');
+
+		if (value) {
+			*value++ = '\0';
+			snprintf(key, sizeof(key), "%s%s", prefix, one);
+			opts_set(o, key, value);
+		} else if (*one) {
+			ret = err_set(err, EINVAL, "'%s': no KEY=VALUE", one);
+		}
+	}
+	free(text);
+	return ret;
+}
+
 /* The node that holds the image's bytes, under prefix. */
-static void file_opts(const struct config *c, struct opts *o, const char *prefix)
+static int file_opts(
+	const struct config *c, struct opts *o, const char *prefix, struct err *err)
 {
 	char key[64];
 
+	if (c->url)
+		return url_opts(c, o, prefix, err);
 	snprintf(key, sizeof(key), "%sdriver", prefix);
 	opts_set(o, key, c->segment ? "mem" : "file");
 	snprintf(key, sizeof(key), "%s%s", prefix, c->segment ? "name" : "filename");
 	opts_set(o, key, c->segment ? c->segment : CONFIG_IMAGE);
+	return 0;
 }
 
 static struct blk *open_node(
 	const struct config *c, const char *instrument, unsigned flags, struct err *err)
 {
 	struct opts *o = opts_new();
-	struct blk *b;
+	struct blk *b = NULL;
 
 	format_opts(c, o);
 	if (instrument)
 		opts_set(o, "file.driver", instrument);
-	file_opts(c, o, instrument ? "file.file." : "file.");
-	b = blk_open(NULL, o, flags, err);
+	if (file_opts(c, o, instrument ? "file.file." : "file.", err) == 0)
+		b = blk_open(NULL, o, flags, err);
 	opts_free(o);
 	return b;
 }
@@ -408,12 +466,28 @@ static int write_scratch(
 	return 0;
 }
 
-/* The image as qemu-img's arguments name it. */
+/* The image as qemu-img's arguments name it. Options take no URL. */
 static void peer_name(const struct config *c, char *buf, size_t buf_bytes)
 {
-	snprintf(buf, buf_bytes, "--image-opts driver=%s,file.filename=%s%s",
-		c->raw ? "raw" : "qcow2", CONFIG_IMAGE,
-		c->luks ? ",encrypt.key-secret=" CONFIG_SECRET : "");
+	if (c->url)
+		snprintf(buf, buf_bytes, "-f %s '%s'", c->raw ? "raw" : "qcow2", c->url);
+	else
+		snprintf(buf, buf_bytes, "--image-opts driver=%s,file.filename=%s%s",
+			c->raw ? "raw" : "qcow2", CONFIG_IMAGE,
+			c->luks ? ",encrypt.key-secret=" CONFIG_SECRET : "");
+}
+
+/* Only options say which secret, and a part of a LUN is no image to the peer. */
+static bool peer_can_open(const struct config *c)
+{
+	return peer_installed() && !(c->url && c->luks) && !config_is_fixed(c);
+}
+
+#define PEER_SCRATCH "peer.raw"
+
+static const char *peer_scratch(const struct config *c)
+{
+	return c->url ? "-F raw " PEER_SCRATCH : "driver=raw,file.filename=" PEER_SCRATCH;
 }
 
 #define PEER_OBJECT "--object secret,id=" CONFIG_SECRET ",data='" CONFIG_PASSWORD "'"
@@ -421,42 +495,40 @@ static void peer_name(const struct config *c, char *buf, size_t buf_bytes)
 int config_ask_peer(
 	const struct config *c, const uint8_t *data, uint64_t bytes, struct err *err)
 {
-	char name[160];
+	char name[768];
 	int ret = 0;
 
-	if (!peer_installed())
+	if (!peer_can_open(c))
 		return 1;
 	peer_name(c, name, sizeof(name));
 	if (!c->raw)
 		ret = shell(err, "qemu-img check " PEER_OBJECT " %s 2>&1", name);
 	if (!ret)
-		ret = write_scratch("peer.raw", data, bytes, err);
+		ret = write_scratch(PEER_SCRATCH, data, bytes, err);
 	if (!ret)
-		ret = shell(err,
-			"qemu-img compare " PEER_OBJECT
-			" %s driver=raw,file.filename=peer.raw 2>&1",
-			name);
-	unlink("peer.raw");
+		ret = shell(err, "qemu-img compare " PEER_OBJECT " %s %s 2>&1", name,
+			peer_scratch(c));
+	unlink(PEER_SCRATCH);
 	return ret;
 }
 
 int config_ask_peer_snapshot(const struct config *c, const char *snapshot,
 	const uint8_t *data, uint64_t bytes, struct err *err)
 {
-	char name[160];
+	char name[768];
 	int ret;
 
-	if (!peer_installed())
+	if (!peer_can_open(c))
 		return 1;
 	peer_name(c, name, sizeof(name));
-	ret = write_scratch("peer.raw", data, bytes, err);
+	ret = write_scratch(PEER_SCRATCH, data, bytes, err);
 	if (!ret)
 		ret = shell(err,
 			"qemu-img convert " PEER_OBJECT
 			" -l snapshot.name=%s %s -O raw snap.raw 2>&1 && "
-			"qemu-img compare -f raw -F raw snap.raw peer.raw 2>&1",
+			"qemu-img compare -f raw -F raw snap.raw " PEER_SCRATCH " 2>&1",
 			snapshot, name);
-	unlink("peer.raw");
+	unlink(PEER_SCRATCH);
 	unlink("snap.raw");
 	return ret;
 }

@@ -28,6 +28,8 @@ enum config_data_file { DATA_FILE_NONE, DATA_FILE_EXTERNAL, DATA_FILE_RAW };
 struct config {
 	const char *
 		segment; /* the image is this RAM disk (driver mem); NULL: CONFIG_IMAGE */
+	const char *url;      /* or is on this server; a LUN or an export is there already */
+	const char *url_opts; /* "timeout=2,…": what is told to the node besides; or NULL */
 	bool raw;        /* a plain raw file: nothing else counts */
 	uint32_t cluster_bytes;
 	unsigned version, refcount_bits;
@@ -53,6 +55,8 @@ int config_parse(struct config *c, const char *text, struct err *err);
 #define CONFIG_TEXT 256
 char *config_text(const struct config *c, char buf[CONFIG_TEXT]);
 
+/* Its size is its server's to change. */
+bool config_is_fixed(const struct config *c);
 bool config_has_snapshots(const struct config *c);
 bool config_has_compression(const struct config *c);
 /* Unit of allocation: cluster, or subcluster; 512 for raw. */
@@ -60,7 +64,8 @@ uint32_t config_cluster_bytes(const struct config *c);
 
 /* Makes the passphrase known to the process. Call it once. */
 int config_secret(struct err *err);
-/* Makes the image and what it needs; initial[0, disk_bytes) becomes what it reads as. */
+/* Makes the image and what it needs; initial[0, disk_bytes) becomes what it reads as. A raw
+ * LUN or export, of which the first disk_bytes are used, reads as it did before. */
 int config_create(
 	const struct config *c, struct rng *r, uint8_t *initial, struct err *err);
 /* Opens it as made by config_create. */

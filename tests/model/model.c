@@ -14,19 +14,25 @@
  * A discarded range reads as before or as zeros, byte by byte; which of them it is is
  * seen right after and must then stay.
  *
+ * The image may be on a server (--url), which is then what is tested; it may break down meanwhile
+ * as often as it comes back in time. How long the longest request took is told at the end.
+ *
  * Everything is drawn from the seed. With more than one task the order of requests is
  * not, so a failure may take several tries: --runs with the same --seed --again.
  */
 #include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/iov.h"
+#include "base/log.h"
 #include "base/math.h"
 #include "base/task.h"
 #include "block/format.h"
@@ -36,6 +42,7 @@
 
 #define MAX_TASKS 8
 #define MAX_LOOPS 4
+#define RETRY_US  100000
 /* Patterns of a common range: one bit each in a byte's mask. */
 #define PATTERNS 32
 
@@ -64,6 +71,9 @@ struct run {
 	 */
 	uint64_t common_offset, common_bytes;
 	_Atomic uint64_t *common;
+
+	_Atomic uint64_t slowest_ns; /* request */
+	uint64_t patience_ns;        /* how long a server may be away when it is wanted */
 
 	pthread_mutex_t lock;
 	struct err err; /* the first failure, under lock */
@@ -332,13 +342,34 @@ static int one_op(struct worker *w)
 	}
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void note_time(struct run *r, uint64_t took_ns)
+{
+	uint64_t known = r->slowest_ns;
+
+	while (took_ns > known &&
+		!atomic_compare_exchange_weak(&r->slowest_ns, &known, took_ns))
+		;
+}
+
 static int worker_run(void *arg)
 {
 	struct worker *w = arg;
 
-	for (unsigned i = 0; i < w->run->ops && !has_failed(w->run); i++)
+	for (unsigned i = 0; i < w->run->ops && !has_failed(w->run); i++) {
+		uint64_t began_ns = now_ns();
+
 		if (one_op(w))
 			return -EIO;
+		note_time(w->run, now_ns() - began_ns);
+	}
 	return 0;
 }
 
@@ -512,6 +543,8 @@ static int resize(struct run *r)
 		rng_between(&r->rng, 1, r->disk.max_bytes / BLK_SECTOR) * BLK_SECTOR;
 	int ret;
 
+	if (config_is_fixed(&r->cfg))
+		return 0;
 	if (bytes > r->disk.bytes && !r->cfg.raw && !r->cfg.backing &&
 		rng_one_in(&r->rng, 3))
 		prealloc = (enum blk_prealloc)rng_below(&r->rng, 4);
@@ -527,6 +560,32 @@ static int resize(struct run *r)
 	return 0;
 }
 
+static struct blk *open_patiently(struct run *r, unsigned flags, struct err *err)
+{
+	uint64_t until_ns = now_ns() + r->patience_ns;
+	struct blk *b;
+
+	do {
+		*err = (struct err)ERR_INIT;
+		b = config_open(&r->cfg, flags, err);
+	} while (!b && now_ns() < until_ns && usleep(RETRY_US) == 0);
+	return b;
+}
+
+static int create_patiently(struct run *r)
+{
+	uint64_t until_ns = now_ns() + r->patience_ns;
+	struct rng rng = r->rng;
+	int ret;
+
+	do {
+		r->rng = rng;
+		r->err = (struct err)ERR_INIT;
+		ret = config_create(&r->cfg, &r->rng, r->disk.data, &r->err);
+	} while (ret && now_ns() < until_ns && usleep(RETRY_US) == 0);
+	return ret;
+}
+
 static int open_image(struct run *r)
 {
 	static const unsigned modes[] = {0, BLK_O_DISCARD,
@@ -534,8 +593,8 @@ static int open_image(struct run *r)
 		BLK_O_DISCARD | BLK_O_ZEROES_UNMAP};
 	struct err err = ERR_INIT;
 
-	r->b = config_open(
-		&r->cfg, BLK_O_RDWR | modes[rng_below(&r->rng, ARRAY_LEN(modes))], &err);
+	r->b = open_patiently(
+		r, BLK_O_RDWR | modes[rng_below(&r->rng, ARRAY_LEN(modes))], &err);
 	return r->b ? 0 : failed(r, "open: %s", err.msg);
 }
 
@@ -584,7 +643,7 @@ static int compare_snapshots(struct run *r)
 {
 	for (unsigned i = 0; i < r->disk.n_snaps; i++) {
 		struct disk_snapshot *s = &r->disk.snaps[i];
-		struct blk *b = config_open(&r->cfg, 0, &r->err);
+		struct blk *b = open_patiently(r, 0, &r->err);
 		int ret;
 
 		if (!b)
@@ -619,7 +678,7 @@ static int ask_peer(struct run *r)
 /* The closed image, looked at from all sides. */
 static int verdict(struct run *r)
 {
-	struct blk *b = config_open(&r->cfg, 0, &r->err);
+	struct blk *b = open_patiently(r, 0, &r->err);
 	int ret;
 
 	if (!b)
@@ -672,12 +731,14 @@ struct settings {
 	uint64_t runs; /* 0: until seconds have passed */
 	uint64_t seconds;
 	const char *config; /* what is not left to chance */
-	int loops, tasks;   /* < 0: chance */
+	const char *url, *url_opts;
+	uint64_t patience; /* seconds */
+	int loops, tasks;  /* < 0: chance */
 	bool again, trace, no_peer;
 	unsigned rounds, ops; /* 0: chance */
 };
 
-static int one_run(const struct settings *s, uint64_t seed)
+static int one_run(const struct settings *s, uint64_t seed, uint64_t *slowest_ns)
 {
 	struct run r = {.rng = {seed}, .lock = PTHREAD_MUTEX_INITIALIZER};
 	char text[CONFIG_TEXT];
@@ -685,6 +746,10 @@ static int one_run(const struct settings *s, uint64_t seed)
 	int ret = 0;
 
 	config_random(&r.cfg, &r.rng, MAX_DISK);
+	r.cfg.url = s->url;
+	r.cfg.url_opts = s->url_opts;
+	if (s->url)
+		r.cfg.data_file = DATA_FILE_NONE;
 	if (s->config)
 		ret = config_parse(&r.cfg, s->config, &r.err);
 	r.n_loops = s->loops >= 0 ? (unsigned)s->loops : rng_below(&r.rng, MAX_LOOPS);
@@ -694,6 +759,7 @@ static int one_run(const struct settings *s, uint64_t seed)
 	r.rounds = s->rounds ? s->rounds : (unsigned)rng_between(&r.rng, 3, 16);
 	r.ops = s->ops ? s->ops : (unsigned)rng_between(&r.rng, 5, 60);
 	r.trace = s->trace;
+	r.patience_ns = s->patience * 1000000000u;
 	r.ask_peer = !s->no_peer;
 	config_text(&r.cfg, text);
 	trace(&r, "seed %" PRIu64 " %s loops %u tasks %u rounds %u ops %u\n", seed, text,
@@ -702,7 +768,7 @@ static int one_run(const struct settings *s, uint64_t seed)
 	if (!ret)
 		ret = disk_init(&r.disk, r.cfg.disk_bytes, max_bytes, &r.err);
 	if (!ret)
-		ret = config_create(&r.cfg, &r.rng, r.disk.data, &r.err);
+		ret = create_patiently(&r);
 	if (!ret)
 		ret = loops_start(&r);
 	if (!ret)
@@ -714,17 +780,10 @@ static int one_run(const struct settings *s, uint64_t seed)
 		printf("# seed %" PRIu64 " config %s loops %u tasks %u: %s\n", seed, text,
 			r.n_loops, r.n_tasks, r.err.msg);
 	disk_free(&r.disk);
+	*slowest_ns = MAX(*slowest_ns, (uint64_t)r.slowest_ns);
 	if (!ret)
 		config_remove();
 	return ret;
-}
-
-static uint64_t now_sec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec;
 }
 
 static void usage(void)
@@ -732,7 +791,8 @@ static void usage(void)
 	printf("Usage: model [--seed N] [--runs N | --seconds N] [--config "
 	       "KEY=VALUE,...]\n"
 	       "             [--loops N] [--tasks N] [--rounds N] [--ops N] [--again]\n"
-	       "             [--no-peer] [--trace]\n"
+	       "             [--url URL [--url-opts KEY=VALUE,...]] [--no-peer] "
+	       "[--trace]\n"
 	       "Run i has seed N + i; with --again each has seed N. --loops 0: plain "
 	       "calls.\n"
 	       "The image of a failed run is left in the current folder.\n");
@@ -745,7 +805,9 @@ static int parse_args(struct settings *s, int argc, char **argv)
 		{"config", 1, NULL, 'c'}, {"loops", 1, NULL, 'l'},
 		{"tasks", 1, NULL, 'k'}, {"rounds", 1, NULL, 'r'}, {"ops", 1, NULL, 'o'},
 		{"again", 0, NULL, 'a'}, {"trace", 0, NULL, 'v'},
-		{"no-peer", 0, NULL, 'p'}, {NULL, 0, NULL, 0}};
+		{"no-peer", 0, NULL, 'p'}, {"url", 1, NULL, 'u'},
+		{"patience", 1, NULL, 'w'}, {"url-opts", 1, NULL, 'U'},
+		{NULL, 0, NULL, 0}};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -785,6 +847,15 @@ static int parse_args(struct settings *s, int argc, char **argv)
 		case 'p':
 			s->no_peer = true;
 			break;
+		case 'w':
+			s->patience = n;
+			break;
+		case 'u':
+			s->url = optarg;
+			break;
+		case 'U':
+			s->url_opts = optarg;
+			break;
 		default:
 			usage();
 			return -EINVAL;
@@ -793,13 +864,20 @@ static int parse_args(struct settings *s, int argc, char **argv)
 	return 0;
 }
 
+static void log_to_stderr(enum log_level level, const char *line)
+{
+	(void)level;
+	fprintf(stderr, "model: %s\n", line);
+}
+
 int main(int argc, char **argv)
 {
 	struct settings s = {.seed = 1, .loops = -1, .tasks = -1};
 	struct err err = ERR_INIT;
-	uint64_t until, done = 0;
+	uint64_t until_ns, done = 0, slowest_ns = 0;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	log_set_sink(log_to_stderr);
 	if (parse_args(&s, argc, argv))
 		return 2;
 	if (config_secret(&err)) {
@@ -808,12 +886,14 @@ int main(int argc, char **argv)
 	}
 	if (!s.runs && !s.seconds)
 		s.runs = 1;
-	until = now_sec() + s.seconds;
-	while (s.runs ? done < s.runs : now_sec() < until) {
-		if (one_run(&s, s.again ? s.seed : s.seed + done))
+	until_ns = now_ns() + s.seconds * 1000000000u;
+	while (s.runs ? done < s.runs : now_ns() < until_ns) {
+		if (one_run(&s, s.again ? s.seed : s.seed + done, &slowest_ns))
 			return 1;
 		done++;
 	}
-	printf("# %" PRIu64 " sequences from seed %" PRIu64 "\n", done, s.seed);
+	printf("# %" PRIu64 " sequences from seed %" PRIu64
+	       ", longest request %.2f seconds\n",
+		done, s.seed, (double)slowest_ns / 1e9);
 	return 0;
 }
