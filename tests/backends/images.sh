@@ -114,3 +114,77 @@ a_restart_loses_nothing () {
 		"driver=raw,file.filename=$there"
 	ok "in bounded time" test $(($(date +%s) - began)) -lt 15
 }
+
+# ---- random requests ------------------------------------------------------------------
+
+model=$BYRE_BUILD/tests/model/model
+model_seed=1
+[ -z "$BYRE_SOAK" ] || model_seed=$(date +%s)
+model_seconds=${BYRE_SOAK:-24}
+
+# model_there KIND ARGUMENT...: random sequences on an image there and on a flat array, which
+# never differ (tests/model).
+model_there () {
+	model_kind=$1
+	shift
+	"$model" --seed "$model_seed" --url "$(url "$model_kind" model.img)" "$@"
+}
+
+random_requests_are_right () {
+	kind=$1
+	there=$(url "$kind" model.img)
+	ok "create" byre-img create -q -f qcow2 "$there" 1M
+	no_peer=
+	peer_reads "$there" || no_peer=--no-peer
+	ok "qcow2: plain calls, seed $model_seed" model_there "$kind" $no_peer --loops 0 \
+		--seconds $((model_seconds / 8))
+	ok "qcow2: three loops, seed $model_seed" model_there "$kind" $no_peer --loops 3 \
+		--seconds $((model_seconds / 4))
+	ok "raw: three loops, seed $model_seed" model_there "$kind" $no_peer --loops 3 \
+		--seconds $((model_seconds / 8)) --config raw=on,size=3M
+}
+
+# under_load KIND NAME COMMAND...: the command, over and over beside several random writers with
+# flushes. No request may fail and no byte be wrong; how long the longest one took is told.
+load_options='' # of the node, each after a comma
+under_load () {
+	kind=$1 load_name=$2
+	shift 2
+	model_there "$kind" --no-peer --loops 3 --tasks 8 --patience 60 \
+		--url-opts "timeout=2$load_options" \
+		--seconds $((model_seconds / 2)) >load.out 2>load.err &
+	load=$!
+	times=0
+	while kill -0 $load 2>/dev/null; do
+		sleep 0.$((times * 37 % 100))
+		"$@" || fail "$load_name: $*"
+		times=$((times + 1))
+		sleep 1
+	done
+	if wait $load; then
+		pass "$load_name"
+	else
+		fail "$load_name" "$(grep '^#' load.out)" "$(tail -n 5 load.err)"
+	fi
+	echo "# $times times:$(tail -n 1 load.out | tr -d '#')"
+	ok "$load_name: more than once" test $times -gt 1
+	like "$(cat load.err)" "connected again" "$load_name: the connection was made anew"
+}
+
+# Killed as by a power cut of the server's program, and back after a moment.
+restarts_lose_nothing () { under_load "$1" "killed under load" restart "$1" 0.3; }
+
+# cut_off CHAIN FLAG PORT: packets are dropped for longer than a request may wait.
+cut_off () {
+	iptables -I "$1" -p tcp "$2" "$3" -j DROP || return 1
+	sleep 3.5
+	iptables -D "$1" -p tcp "$2" "$3" -j DROP
+}
+lost_packets_lose_nothing () {
+	if ! iptables -L -n >/dev/null 2>&1; then
+		skip "packets are lost" "iptables is not usable here"
+		return
+	fi
+	under_load "$1" "requests are lost" cut_off INPUT --dport "$(port "$1")"
+	under_load "$1" "answers are lost" cut_off INPUT --sport "$(port "$1")"
+}

@@ -11,7 +11,7 @@
 #
 #	serve KIND	starts a server for the folder or file of that kind and waits for it
 #	restart KIND	kills it as a power cut would, and starts it again after a while
-#	url KIND NAME	prints the URL of an image there
+#	url KIND NAME	prints the URL of an image there; port KIND: the server's
 #
 # with KIND nfs3, nfs4, iscsi or nbd. Servers are ended by the pid that was kept, and by the
 # end of the namespace at the latest.
@@ -63,13 +63,13 @@ start_nfs () {
 	[ -n "$rpcbind_runs" ] || rpcbind -w 2>/dev/null
 	rpcbind_runs=yes
 	cat >ganesha.conf <<END
-NFS_CORE_PARAM { NFS_Port=12049; MNT_Port=12048; NLM_Port=12047; Rquota_Port=12046; Protocols=3,4; Enable_NLM=true; Enable_UDP=false; mount_path_pseudo=true; }
+NFS_CORE_PARAM { NFS_Port=2049; MNT_Port=20048; NLM_Port=20047; Rquota_Port=20046; Protocols=3,4; Enable_NLM=true; Enable_UDP=false; mount_path_pseudo=true; }
 NFSV4 { Only_Numeric_Owners=true; Grace_Period=5; Lease_Lifetime=6; Graceless=true; }
 EXPORT { Export_Id=1; Path=$PWD/export; Pseudo=/exp; Protocols=3,4; Transports=TCP; SecType=none,sys; Squash=None; Access_Type=RW; PrivilegedPort=false; FSAL { Name=VFS; } }
 END
 	ganesha.nfsd -F -f ganesha.conf -L ganesha.log -p ganesha.pid >/dev/null 2>&1 &
 	server=$!
-	wait_for tcp_up 12049
+	wait_for tcp_up 2049
 }
 
 target () { tgtadm -C 7 --lld iscsi "$@"; }
@@ -86,8 +86,8 @@ start_iscsi () {
 }
 
 start_nbd () {
-	[ -e disk.img ] || truncate -s "${LUN_SIZE:-256M}" disk.img
-	qemu-nbd -t -f raw -e 16 -x disk -b 127.0.0.1 --discard=unmap disk.img >nbd.log 2>&1 &
+	[ -e nbd.img ] || truncate -s "${LUN_SIZE:-256M}" nbd.img
+	qemu-nbd -t -f raw -e 16 -x disk -b 127.0.0.1 --discard=unmap nbd.img >nbd.log 2>&1 &
 	server=$!
 	wait_for tcp_up 10809
 }
@@ -107,9 +107,16 @@ restart () {
 }
 url () {
 	case $1 in
-	nfs3) echo "nfs://127.0.0.1/exp/$2?nfsport=12049&mountport=12048" ;;
-	nfs4) echo "nfs://127.0.0.1/exp/$2?version=4&nfsport=12049" ;;
+	nfs3) echo "nfs://127.0.0.1/exp/$2" ;;
+	nfs4) echo "nfs://127.0.0.1/exp/$2?version=4" ;;
 	iscsi) echo "iscsi://127.0.0.1/iqn.2026-01.test:t1/1" ;;
 	nbd) echo "nbd://127.0.0.1/disk" ;;
+	esac
+}
+port () {
+	case $1 in
+	nfs3 | nfs4) echo 2049 ;;
+	iscsi) echo 3260 ;;
+	nbd) echo 10809 ;;
 	esac
 }
