@@ -656,6 +656,23 @@ static int node_extent(
 	return 0;
 }
 
+/* The protocol has no request for it. */
+static int node_resize(
+	struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
+{
+	struct nbd *n = nbd_of(b);
+
+	if (prealloc != BLK_PREALLOC_OFF)
+		return err_set(err, ENOTSUP, "Unsupported preallocation mode: %s",
+			blk_prealloc_names[prealloc]);
+	if (bytes > n->facts.size)
+		return err_set(err, EINVAL,
+			"Cannot grow the export: it has %" PRIu64
+			" bytes, and its size is set at the server",
+			n->facts.size);
+	return 0;
+}
+
 /* ---- open and close -------------------------------------------------------------- */
 
 static const struct session_ops session_ops = {
@@ -736,6 +753,7 @@ const struct blk_driver blk_nbd_driver = {
 	.zero = node_zero,
 	.discard = node_discard,
 	.extent = node_extent,
+	.resize = node_resize,
 	.format = &format_ops,
 };
 
