@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include <libnbd.h>
 
@@ -34,6 +35,7 @@
 #define CONNECTIONS     1u        /* more cost a handshake each when opening */
 #define TRANSFER_MAX    (2 * MiB) /* of a request; servers may say less */
 #define ZERO_MAX        (1u << 30)
+#define CONNECT_MS      10000u /* for the whole handshake */
 
 struct nbd_facts {
 	bool known, can_flush, can_fua, can_trim, can_zero, can_status, read_only;
@@ -57,7 +59,7 @@ struct nbd {
 	/* Home loop; valid while the session is connected. */
 	struct connection c[CONNECTIONS_MAX];
 	unsigned n_connections;
-	bool dead;
+	bool dead; /* one of them; nothing is begun on the others */
 	struct nbd_facts facts;
 };
 
@@ -204,6 +206,14 @@ static int take_options(struct blk *b, struct opts *opts, struct err *err)
 
 /* ---- connecting, by blocking calls ----------------------------------------------- */
 
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
 static int failed(const struct nbd *n, const char *what, struct err *err)
 {
 	const char *why = nbd_get_error();
@@ -211,6 +221,24 @@ static int failed(const struct nbd *n, const char *what, struct err *err)
 
 	return err_set(err, code > 0 ? code : EIO, "%s: %s: %s", n->uri, what,
 		why ? why : "no reason given");
+}
+
+/* A server that takes the connection and then says nothing is not waited for for ever. */
+static int shake_hands(struct nbd *n, struct nbd_handle *h, struct err *err)
+{
+	uint64_t until_ms = now_ms() + CONNECT_MS, now;
+
+	if (nbd_aio_connect_uri(h, n->uri) < 0)
+		return failed(n, "cannot connect", err);
+	while (nbd_aio_is_connecting(h) && (now = now_ms()) < until_ms)
+		if (nbd_poll(h, (int)(until_ms - now)) < 0)
+			return failed(n, "cannot connect", err);
+	if (nbd_aio_is_ready(h))
+		return 0;
+	if (nbd_aio_is_connecting(h))
+		return err_set(err, ETIMEDOUT, "%s: no answer for %u seconds", n->uri,
+			CONNECT_MS / 1000);
+	return err_set(err, EIO, "%s: the server ended the connection", n->uri);
 }
 
 static int connect_one(struct nbd *n, struct nbd_handle **out, struct err *err)
@@ -226,8 +254,10 @@ static int connect_one(struct nbd *n, struct nbd_handle **out, struct err *err)
 		(n->certificates && nbd_set_tls_certificates(h, n->certificates) < 0) ||
 		(n->psk_file && nbd_set_tls_psk_file(h, n->psk_file) < 0) ||
 		(n->username && nbd_set_tls_username(h, n->username) < 0) ||
-		nbd_set_pread_initialize(h, false) < 0 || nbd_connect_uri(h, n->uri) < 0)
+		nbd_set_pread_initialize(h, false) < 0)
 		ret = failed(n, "cannot connect", err);
+	if (ret == 0)
+		ret = shake_hands(n, h, err);
 	if (ret) {
 		nbd_close(h);
 		return ret;
@@ -290,17 +320,23 @@ static int settle_facts(struct nbd *n, const struct nbd_facts *now, struct err *
 		n->uri, now->size, was->size);
 }
 
+static bool is_dead(const struct connection *c)
+{
+	return nbd_aio_is_dead(c->h) || nbd_aio_is_closed(c->h);
+}
+
+/* Of each connection by itself: what is in flight on one ends when that one does. */
 static int fd_of(void *ctx)
 {
 	struct connection *c = ctx;
 
-	return c->n->dead ? -1 : nbd_aio_get_fd(c->h);
+	return is_dead(c) ? -1 : nbd_aio_get_fd(c->h);
 }
 
 static int events_of(void *ctx)
 {
 	struct connection *c = ctx;
-	unsigned direction = c->n->dead ? 0 : nbd_aio_get_direction(c->h);
+	unsigned direction = is_dead(c) ? 0 : nbd_aio_get_direction(c->h);
 
 	return (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
 	       (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
@@ -310,13 +346,13 @@ static void service(void *ctx, int revents)
 {
 	struct connection *c = ctx;
 	struct nbd *n = c->n;
-	int events = n->dead ? 0 : events_of(c);
+	int events = events_of(c);
 
 	if ((revents & (POLLIN | POLLHUP | POLLERR)) && (events & POLLIN))
 		nbd_aio_notify_read(c->h);
 	else if ((revents & POLLOUT) && (events & POLLOUT))
 		nbd_aio_notify_write(c->h);
-	if (!n->dead && (nbd_aio_is_dead(c->h) || nbd_aio_is_closed(c->h)))
+	if (is_dead(c))
 		n->dead = true;
 	session_tick(&n->session);
 }
@@ -431,7 +467,7 @@ static int finish(struct connection *x, struct command *c, int64_t cookie)
 	struct nbd *n = x->n;
 
 	if (cookie < 0) {
-		if (nbd_aio_is_dead(x->h) || nbd_aio_is_closed(x->h))
+		if (is_dead(x))
 			n->dead = true;
 		return n->dead ? SESSION_LOST
 			       : -(nbd_get_errno() ? nbd_get_errno() : EIO);
@@ -442,11 +478,13 @@ static int finish(struct connection *x, struct command *c, int64_t cookie)
 	x->in_flight--;
 	if (!c->error)
 		return 0;
-	/* A broken connection ends what is in flight on it with ENOTCONN. */
-	if (n->dead || nbd_aio_is_dead(x->h) || c->error == ENOTCONN) {
+	/* A broken connection ends what is in flight on it with ENOTCONN. A server that is
+	 * being stopped refuses what it has not begun with NBD_ESHUTDOWN, over a connection
+	 * that is still to be cut. */
+	if (is_dead(x) || c->error == ENOTCONN)
 		n->dead = true;
+	if (n->dead || c->error == ESHUTDOWN)
 		return SESSION_LOST;
-	}
 	return -c->error;
 }
 
