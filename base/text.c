@@ -2,6 +2,8 @@
 /* Text made fit to be shown; see text.h. */
 #include "base/text.h"
 
+#include <string.h>
+
 void text_clean(char *text)
 {
 	for (unsigned char *p = (unsigned char *)text; *p; p++) {
@@ -12,5 +14,18 @@ void text_clean(char *text)
 			 * character wherever it stands. */
 			p[0] = p[1] = '?';
 		}
+	}
+}
+
+void text_hide_passwords(char *text)
+{
+	while ((text = strstr(text, "://")) != NULL) {
+		char *at, *password;
+
+		text += strlen("://");
+		at = text + strcspn(text, "@/'\" ");
+		password = text + strcspn(text, "%:");
+		if (*at == '@' && password < at)
+			memmove(password, at, strlen(at) + 1);
 	}
 }

@@ -53,6 +53,7 @@ __attribute__((format(printf, 1, 0))) static char *clean_text(const char *fmt, v
 	if (vasprintf(&text, fmt, ap) < 0)
 		abort();
 	text_clean(text);
+	text_hide_passwords(text);
 	return text;
 }
 
