@@ -740,6 +740,8 @@ struct request {
 	bool changes; /* the disk, or makes a change stable */
 };
 
+static struct scsi_task *send_capacity(
+	struct iscsi *s, const struct request *r, struct command *c);
 static void look_at_attention(struct blk *b, const struct scsi_task *task);
 
 static int run(struct blk *b, const struct request *r)
@@ -761,7 +763,7 @@ static int run(struct blk *b, const struct request *r)
 		ret = wait_for(s, c, &task);
 		if (ret == 0 && r->receive)
 			ret = r->receive(s, task, r);
-		if (ret == AGAIN)
+		if (ret == AGAIN && r->send != send_capacity) /* it asks for that */
 			look_at_attention(b, task);
 		if (ret == AGAIN && task->sense.key != SCSI_SENSE_UNIT_ATTENTION) {
 			task_sleep_ns(wait_ns);
