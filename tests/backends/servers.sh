@@ -66,6 +66,7 @@ start_nfs () {
 NFS_CORE_PARAM { NFS_Port=2049; MNT_Port=20048; NLM_Port=20047; Rquota_Port=20046; Protocols=3,4; Enable_NLM=true; Enable_UDP=false; mount_path_pseudo=true; }
 NFSV4 { Only_Numeric_Owners=true; Grace_Period=5; Lease_Lifetime=6; Graceless=true; }
 EXPORT { Export_Id=1; Path=$PWD/export; Pseudo=/exp; Protocols=3,4; Transports=TCP; SecType=none,sys; Squash=None; Access_Type=RW; PrivilegedPort=false; FSAL { Name=VFS; } }
+$more_exports
 END
 	ganesha.nfsd -F -f ganesha.conf -L ganesha.log -p ganesha.pid >/dev/null 2>&1 &
 	server=$!
