@@ -272,16 +272,27 @@ static struct call *call_new(struct nfs *n, const struct call *like)
 	return c;
 }
 
+/* What of a request of version 3 failed libnfs 4 tells in words only:
+ * "NFS: Write failed with NFS3ERR_NOSPC(-28)". */
+static int errno_in_words(struct nfs_context *ctx)
+{
+	const char *why = nfs_get_error(ctx);
+	const char *name = why ? strstr(why, "NFS3ERR_") : NULL;
+	const char *number = name ? strchr(name, '(') : NULL;
+	long code = number ? strtol(number + 1, NULL, 10) : 0;
+
+	return code < 0 && code > -4096 ? (int)code : -EIO;
+}
+
 static void called(int ret, struct nfs_context *ctx, void *data, void *arg)
 {
 	struct call *c = arg;
 
-	(void)ctx;
 	if (!remote_is_wanted(&c->wait)) {
 		free(c);
 		return;
 	}
-	c->ret = ret;
+	c->ret = ret == -EFAULT ? errno_in_words(ctx) : ret;
 	if (ret > 0 && c->iov)
 		iov_from_buf(c->iov, c->niov, 0, data, MIN((size_t)ret, c->room));
 	if (ret == 0 && c->st)
