@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * random IMAGE read|write COUNT: 4 KiB requests all over a qcow2 image, 32 in flight on
+ * random IMAGE FORMAT read|write COUNT: 4 KiB requests all over an image, 32 in flight on
  * one loop, at the offsets that `qemu-img bench -s 4k -S STEP -d 32` takes: each STEP
  * further, around the disk's end. STEP is prime to the disk's size, so no two places
  * follow each other. What is measured is the program's processor time.
@@ -23,7 +23,7 @@ struct bench {
 	struct blk *b;
 	bool write;
 	uint64_t left, offset, size; /* one loop and no wait between: no lock needed */
-	const char *name;
+	const char *name, *format;
 };
 
 static int worker(void *arg)
@@ -56,7 +56,7 @@ static int bench(void *arg)
 	struct task_group group;
 	int ret, closed;
 
-	s->b = blk_open_format(s->name, "qcow2", s->write ? BLK_O_RDWR : 0, &err);
+	s->b = blk_open_format(s->name, s->format, s->write ? BLK_O_RDWR : 0, &err);
 	if (!s->b) {
 		fprintf(stderr, "random: %s\n", err.msg);
 		return -err.code;
@@ -76,13 +76,14 @@ int main(int argc, char **argv)
 	struct bench s = {0};
 	int ret;
 
-	if (argc != 4) {
-		fprintf(stderr, "usage: random IMAGE read|write COUNT\n");
+	if (argc != 5) {
+		fprintf(stderr, "usage: random IMAGE FORMAT read|write COUNT\n");
 		return 2;
 	}
 	s.name = argv[1];
-	s.write = !strcmp(argv[2], "write");
-	s.left = strtoull(argv[3], NULL, 10);
+	s.format = argv[2];
+	s.write = !strcmp(argv[3], "write");
+	s.left = strtoull(argv[4], NULL, 10);
 	ret = loop_run(bench, &s, &err);
 	if (ret < 0)
 		fprintf(stderr, "random: %s: %s\n", s.name,
