@@ -108,7 +108,7 @@ a_restart_loses_nothing () {
 	for i in $(seq 0 79); do echo "read -q -P $((i + 1)) $((i * 512))k 512k"; done >commands
 	byre-io -f qcow2 -r "$there" <commands >io.out 2>io.err
 	is $? 0 "and is there afterwards"
-	stop -KILL
+	stop KILL
 	began=$(date +%s)
 	not_ok "a server that does not come back is an error" byre-io -c 'read 0 512' --image-opts \
 		"driver=raw,file.filename=$there"

@@ -13,7 +13,7 @@
 #	restart KIND	kills it as a power cut would, and starts it again after a while
 #	url KIND NAME	prints the URL of an image there; port KIND: the server's
 #
-# with KIND nfs3, nfs4, iscsi or nbd. Servers are ended by the pid that was kept, and by the
+# with KIND nfs3, nfs4, iscsi, nbd or smb. Servers are ended by the pid that was kept, and by the
 # end of the namespace at the latest.
 
 own_network () {
@@ -49,6 +49,13 @@ missing_for () {
 	nbd)
 		have qemu-nbd || echo "qemu-nbd is not installed"
 		byre-img info nbd:nowhere:1 2>&1 | grep -q "Unknown protocol" && echo "built without libnbd"
+		;;
+	smb)
+		if byre-img info smb: 2>&1 | grep -q "Unknown protocol"; then
+			echo "built without libsmb2"
+		else
+			have smbd smbpasswd || echo "samba is not installed"
+		fi
 		;;
 	esac
 }
@@ -93,16 +100,53 @@ start_nbd () {
 	wait_for tcp_up 10809
 }
 
+# libsmb2 finds the password in the file that NTLM_USER_FILE names. smbd has a process for
+# each connection, all in a group of their own.
+start_smb () {
+	mkdir -p share samba
+	cat >smb.conf <<END
+[global]
+	server role = standalone server
+	smb ports = 1445
+	interfaces = lo
+	bind interfaces only = yes
+	disable netbios = yes
+	disable spoolss = yes
+	load printers = no
+	lock directory = $PWD/samba
+	state directory = $PWD/samba
+	cache directory = $PWD/samba
+	private dir = $PWD/samba
+	pid directory = $PWD/samba
+	ncalrpc dir = $PWD/samba/ncalrpc
+	passdb backend = tdbsam:$PWD/samba/passdb.tdb
+	log file = $PWD/smbd.log
+	$SMB_SETTINGS
+[vm]
+	path = $PWD/share
+	read only = no
+END
+	printf 'secret\nsecret\n' | smbpasswd -c smb.conf -L -s -a root >/dev/null 2>&1 || return 1
+	echo WORKGROUP:root:secret >users
+	NTLM_USER_FILE=$PWD/users
+	export NTLM_USER_FILE
+	smbd -F -s smb.conf >/dev/null 2>&1 &
+	server=$! group=-$!
+	wait_for tcp_up 1445
+}
+
 serve () {
+	group=
 	case $1 in
 	nfs3 | nfs4) start_nfs ;;
 	iscsi) start_iscsi ;;
 	nbd) start_nbd ;;
+	smb) start_smb ;;
 	esac || skip_all "the server for $1 does not start here: $(tail -n 2 ./*.log 2>/dev/null)"
 }
-stop () { kill "${1:--TERM}" $server && wait $server 2>/dev/null; }
+stop () { kill -s "${1:-TERM}" -- "${group:-$server}" && wait $server 2>/dev/null; }
 restart () {
-	stop -KILL
+	stop KILL
 	sleep "${2:-1}"
 	serve "$1"
 }
@@ -112,6 +156,7 @@ url () {
 	nfs4) echo "nfs://127.0.0.1/exp/$2?version=4" ;;
 	iscsi) echo "iscsi://127.0.0.1/iqn.2026-01.test:t1/1" ;;
 	nbd) echo "nbd://127.0.0.1/disk" ;;
+	smb) echo "smb://root@127.0.0.1:1445/vm/$2" ;;
 	esac
 }
 port () {
