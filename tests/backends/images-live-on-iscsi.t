@@ -11,5 +11,6 @@ own_network "$@"
 serve iscsi
 images_live_there iscsi
 silence_loses_nothing iscsi
+a_power_cut_loses_nothing iscsi lun.img
 a_restart_loses_nothing iscsi
 done_testing

@@ -11,5 +11,6 @@ own_network "$@"
 serve nbd
 images_live_there nbd
 silence_loses_nothing nbd
+a_power_cut_loses_nothing nbd disk.img
 a_restart_loses_nothing nbd
 done_testing

@@ -11,5 +11,6 @@ own_network "$@"
 serve nfs3
 images_live_there nfs3
 silence_loses_nothing nfs3
+a_power_cut_loses_nothing nfs3 export/c.img
 a_restart_loses_nothing nfs3
 done_testing

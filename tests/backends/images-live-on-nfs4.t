@@ -11,5 +11,6 @@ own_network "$@"
 serve nfs4
 images_live_there nfs4
 silence_loses_nothing nfs4
+a_power_cut_loses_nothing nfs4 export/c.img
 a_restart_loses_nothing nfs4
 done_testing

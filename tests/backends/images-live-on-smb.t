@@ -85,5 +85,6 @@ not_ok "a share that is full" byre-img convert -f raw -O raw disk.raw "$(url smb
 like "$(cat err)" "No space left" "a share that is full: says so"
 
 silence_loses_nothing smb
+a_power_cut_loses_nothing smb share/c.img
 a_restart_loses_nothing smb
 done_testing

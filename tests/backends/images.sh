@@ -2,7 +2,8 @@
 # shellcheck shell=sh
 #
 # What every network backend has to show. Sourced by one test for each kind of server:
-# images_live_there KIND, silence_loses_nothing KIND, a_restart_loses_nothing KIND.
+# images_live_there KIND, silence_loses_nothing KIND, a_power_cut_loses_nothing KIND FILE,
+# a_restart_loses_nothing KIND.
 
 peer_reads () { qemu-img info "$1" >/dev/null 2>&1; }
 
@@ -84,6 +85,32 @@ silence_loses_nothing () {
 	is "$(sed 's/byre-io> //g' io.out | grep -c .)" 0 "silence: every byte is read again"
 	like "$(cat io.err)" "no answer for 2 seconds\|connection is lost" "silence: it is told"
 	ok "silence: sound" byre-img check -q "$there"
+}
+
+# The server's machine loses power: what it had acknowledged and not been told to flush is
+# gone from FILE, where it keeps the image c.img.
+a_power_cut_loses_nothing () {
+	kind=$1
+	there=$(url "$kind" c.img)
+	{
+		echo "write -q -P 1 0 1M"
+		echo "flush"
+		echo "write -q -P 2 1M 1M"
+		echo "write -q -P 3 1536k 1M"
+		echo "sleep 700"
+		echo "read -q -P 1 0 1M"
+		echo "read -q -P 2 1M 512k"
+		echo "read -q -P 3 1536k 1M"
+	} >commands
+	byre-io -f raw "$there" <commands >io.out 2>io.err &
+	writer=$!
+	sleep 0.3
+	stop KILL
+	dd if=/dev/zero of="$2" bs=1M seek=1 count=2 conv=notrunc 2>/dev/null
+	serve "$kind"
+	if wait $writer; then pass "power cut: no error is seen"; else fail "power cut: no error is seen" "$(cat io.err)"; fi
+	is "$(sed 's/byre-io> //g' io.out | grep -c .)" 0 "power cut: every byte is read again"
+	like "$(cat io.err)" "connected again" "power cut: it is told"
 }
 
 # A server killed under load and started again: no error is seen, nothing is lost that was
