@@ -1138,7 +1138,7 @@ static int node_open(struct blk *b, struct opts *opts, struct err *err)
 	int ret = take_place(&n->place, opts, err);
 
 	if (ret == 0)
-		ret = session_options(&n->session, opts, err);
+		ret = session_options(&n->session, b, opts, err);
 	n->writable = b->flags & BLK_O_RDWR;
 	n->credit_limit = CREDITS_IN_USE;
 	if (ret == 0)

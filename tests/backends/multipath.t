@@ -136,11 +136,11 @@ if [ -z "$(missing_for nbd)" ]; then nbd_pair; else skip "multipath over NBD" "$
 
 nfs_pair () {
 	start_nfs
-	ok "NFS: create" byre-img create -q -f qcow2 "nfs://127.0.0.1/exp/m.img?nfsport=12049&mountport=12048" 128M
+	ok "NFS: create" byre-img create -q -f qcow2 "nfs://127.0.0.1/exp/m.img" 128M
 	image=driver=qcow2,file.driver=multipath,file.check-interval=1,file.doubt=1
 	for i in 0 1; do
 		image="$image,file.path.$i.driver=nfs,file.path.$i.timeout=2"
-		image="$image,file.path.$i.filename=nfs://127.0.0.$((i + 1))/exp/m.img?nfsport=12049&mountport=12048"
+		image="$image,file.path.$i.filename=nfs://127.0.0.$((i + 1))/exp/m.img"
 	done
 	python3 load.py 5 800 >commands
 	byre-io --image-opts "$image" <commands >io.out 2>io.err &
