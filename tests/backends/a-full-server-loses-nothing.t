@@ -73,7 +73,7 @@ full_there () {
 	for i in $(seq 1 14); do echo "read -q -P $((i + 20)) $((i + 19))M 1M"; done >>commands
 	byre-io -r -f qcow2 "$there" <commands >io.out 2>&1
 	is $?:"$(sed 's/byre-io> //g' io.out | grep -v '^$')" 0: "$kind: all that was flushed is there"
-	stop -KILL
+	stop KILL
 	rm -rf export/*
 }
 

@@ -56,7 +56,7 @@ ok "random requests over four" "$model" --url $there/disk --url-opts connections
 	--tasks 8 --runs 2 --config raw=on,size=3M
 port () { echo 10809; }
 url () { echo $there/disk; }
-restart_shared () { stop -KILL; sleep 0.2; shared; }
+restart_shared () { stop KILL; sleep 0.2; shared; }
 load_options=,connections=4
 under_load nbd "four connections, killed under load" restart_shared
 load_options=
@@ -115,7 +115,7 @@ echo aio_flush >>commands
 byre-io -f raw $there <commands >io.out 2>io.err &
 writer=$!
 sleep 0.3
-stop -TERM
+stop TERM
 kit file nbd.img
 if wait $writer; then pass "a server that is stopped in order: no error"; else fail "a server that is stopped in order: no error" "$(cat io.out io.err)"; fi
 like "$(cat io.err)" "connected again" "a server that is stopped in order: it is told"
@@ -126,7 +126,7 @@ stop
 
 # What was not flushed is gone with its program, as after a power cut.
 forgetful () { kit --filter=cache file nbd.img cache=writeback; }
-restart_forgetful () { stop -KILL; sleep 0.2; forgetful; }
+restart_forgetful () { stop KILL; sleep 0.2; forgetful; }
 forgetful
 byre-io -f raw -c 'write -q -P 1 0 1M' -c flush -c 'write -q -P 2 0 64k' -c 'sleep 1500' \
 	-c 'read -q -P 2 0 64k' $there >io.out 2>io.err &

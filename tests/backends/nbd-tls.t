@@ -59,7 +59,7 @@ not_ok "no such folder" byre-img info --image-opts "$place,file.tls-certificates
 one_line "no such folder"
 
 url () { echo "nbds://127.0.0.1/?tls-certificates=$PWD/pki"; }
-restart_kit () { stop -KILL; sleep 0.2; kit --tls=require --tls-certificates="$PWD/pki" --tls-verify-peer; }
+restart_kit () { stop KILL; sleep 0.2; kit --tls=require --tls-certificates="$PWD/pki" --tls-verify-peer; }
 under_load nbd "killed under load" restart_kit
 stop
 

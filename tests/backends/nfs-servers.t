@@ -75,7 +75,7 @@ for version in 3 4; do
 		byre-io --image-opts "driver=raw,file.filename=$(of exp/d.img),file.reconnect-delay=3" >io.out 2>io.err &
 	client=$!
 	sleep 0.7
-	stop -KILL
+	stop KILL
 	mv export/d.img export/old.img
 	truncate -s 16M export/d.img
 	serve nfs$version
