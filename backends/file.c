@@ -681,7 +681,14 @@ static int file_check_path(struct blk *b, unsigned *priority)
 	return 0;
 }
 
+static struct json *file_holders(struct blk *b, struct err *err)
+{
+	return posix_holders(b, &file_of(b)->p, err);
+}
+
 static const struct blk_storage_ops file_storage_ops = {
+	.holders = file_holders,
+	.break_lock = posix_break_lock,
 	.identity = file_identity,
 	.describe = file_describe,
 	.check_path = file_check_path,

@@ -337,7 +337,14 @@ static int hostdev_check_path(struct blk *b, unsigned *priority)
 	return ret;
 }
 
+static struct json *hostdev_holders(struct blk *b, struct err *err)
+{
+	return posix_holders(b, &dev_of(b)->p, err);
+}
+
 static const struct blk_storage_ops hostdev_storage_ops = {
+	.holders = hostdev_holders,
+	.break_lock = posix_break_lock,
 	.identity = hostdev_identity,
 	.describe = hostdev_describe,
 	.check_path = hostdev_check_path,

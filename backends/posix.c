@@ -6,14 +6,18 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <linux/fs.h>
 
+#include "backends/fsfacts.h"
 #include "base/aio.h"
 #include "base/iov.h"
+#include "base/json.h"
 #include "base/math.h"
 
 /* The widest unit of direct I/O that is believed; buf_alloc aligns to as much. */
@@ -126,6 +130,22 @@ static int take_options(
 	return ret;
 }
 
+/* Other hosts cannot see in /proc who has locked the file. */
+static void leave_note(struct blk *b, struct posix *p)
+{
+	struct fs_facts fs = {.reach = FS_REACH_LOCAL};
+	struct statfs st;
+
+	if (p->noted || !S_ISREG(p->st.st_mode) || fstatfs(p->fd, &st) != 0)
+		return;
+	fs_facts_of_mount((uint32_t)st.f_type, NULL, NULL, &fs);
+	if (fs.reach != FS_REACH_NETWORK && fs.reach != FS_REACH_CLUSTER)
+		return;
+	p->noted = strdup(b->filename);
+	if (p->noted)
+		lock_note_write(p->noted);
+}
+
 /* Consistent reading always; a writer also writes, and one that keeps metadata in the
  * file also resizes it and lets nobody else do either. */
 static int take_locks(struct blk *b, struct posix *p, struct err *err)
@@ -144,6 +164,8 @@ static int take_locks(struct blk *b, struct posix *p, struct err *err)
 	else if (b->flags & BLK_O_RDWR)
 		perm |= IMGLOCK_RESIZE;
 	ret = imglock_set(&p->lock, p->fd, b->filename, perm, shared, &lock_err);
+	if (ret == 0 && (perm & IMGLOCK_WRITE))
+		leave_note(b, p);
 	if (ret == -ENOTSUP && p->locking == LOCKING_AUTO)
 		return 0;
 	if (ret < 0 && err)
@@ -209,11 +231,81 @@ void posix_close(struct posix *p)
 {
 	if (p->fd < 0)
 		return;
+	if (p->noted)
+		lock_note_remove(p->noted);
+	free(p->noted);
+	p->noted = NULL;
 	/* close() would drop the locks too, but only with the last reference to the file, and
 	 * a ring may hold one until it is torn down, which can be after the process ended. */
 	imglock_set(&p->lock, p->fd, "", 0, IMGLOCK_ALL, NULL);
 	close(p->fd);
 	p->fd = -1;
+}
+
+/* ---- who holds it ---------------------------------------------------------------- */
+
+#define HOLDERS_MAX 32
+
+static void add_word(char *words, size_t bytes, const char *before, const char *word)
+{
+	size_t n = strlen(words);
+
+	snprintf(words + n, bytes - n, "%s%s%s", n ? ", " : "", before, word);
+}
+
+static struct json *holder_facts(const struct imglock_holder *h)
+{
+	struct json *o = json_new_object();
+	char word[32] = "unknown", locks[200] = "";
+
+	if (h->owner.pid)
+		snprintf(word, sizeof(word), "pid %ld", h->owner.pid);
+	for (int bit = 0; bit < 4; bit++)
+		if (h->perm & 1u << bit)
+			add_word(locks, sizeof(locks), "", imglock_perm_names[bit]);
+	for (int bit = 0; bit < 4; bit++)
+		if (h->unshared & 1u << bit)
+			add_word(locks, sizeof(locks), "no other's ",
+				imglock_perm_names[bit]);
+	json_put_string(o, "holder", word);
+	json_put_string(o, "kind", "file lock");
+	if (h->owner.pid)
+		json_put_int(o, "pid", h->owner.pid);
+	if (h->owner.program[0])
+		json_put_string(o, "program", h->owner.program);
+	if (h->owner.host[0])
+		json_put_string(o, "host", h->owner.host);
+	if (h->owner.since[0])
+		json_put_string(o, "since", h->owner.since);
+	json_put_string(o, "locks", locks);
+	return o;
+}
+
+struct json *posix_holders(struct blk *b, struct posix *p, struct err *err)
+{
+	struct imglock_holder list[HOLDERS_MAX];
+	struct json *array;
+	unsigned n;
+	int ret;
+
+	ret = imglock_holders(p->fd, b->filename, list, HOLDERS_MAX, &n);
+	if (ret) {
+		err_errno(err, -ret, "%s: cannot look at the locks", b->filename);
+		return NULL;
+	}
+	array = json_new_array();
+	for (unsigned i = 0; i < n; i++)
+		json_add(array, holder_facts(&list[i]));
+	return array;
+}
+
+int posix_break_lock(struct blk *b, const char *holder, struct err *err)
+{
+	return err_set(err, ENOTSUP,
+		"%s: a file's lock cannot be broken: it ends with the program that has "
+		"it "
+		"(%s), or with that program's host",
+		b->filename, holder);
 }
 
 /* ---- reading --------------------------------------------------------------------- */

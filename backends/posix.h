@@ -18,6 +18,7 @@ struct posix {
 	bool direct;
 	int locking; /* enum locking in posix.c */
 	struct imglock lock;
+	char *noted; /* the path beside which a note names this process; NULL: none */
 	struct stat st; /* as at open */
 
 	/*
@@ -57,6 +58,11 @@ void posix_changed(struct posix *p);
 /* System calls without an asynchronous form, on the worker pool: 0 or -errno. */
 int posix_ioctl(int fd, unsigned long request, void *arg);
 int posix_ftruncate(int fd, uint64_t bytes);
+
+/* The holders operation of both drivers (block/storage.h), and their break_lock, which says
+ * why there is none. */
+struct json *posix_holders(struct blk *b, struct posix *p, struct err *err);
+int posix_break_lock(struct blk *b, const char *holder, struct err *err);
 
 /* hostdev.c: what file.c hands over to where a file turns out to be a block device. */
 extern const struct blk_driver blk_host_device_driver;

@@ -10,42 +10,28 @@
  * moment at least one sees the other; both may be refused, never both let in.
  * 3. Bytes no longer wanted are given up last, and only when nothing can fail any more.
  *
- * Open file description locks carry no pid. Who holds the image is looked up in
- * /proc/PID/fdinfo, whose "lock:" lines name device, inode and range. That is a courtesy:
- * bounded, and silent where /proc is hidden or in another pid namespace.
+ * Who holds the image is found out by lockowner.h.
  */
 #include "block/imglock.h"
 
 #include <assert.h>
-#include <ctype.h>
-#include <dirent.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #define HELD_BASE     100 /* byte of permission bit 0 that is held */
 #define UNSHARED_BASE 200 /* byte of permission bit 0 that others may not hold */
+#define PROBE_BYTE    300
 #define PERM_BITS     4
 
 #define CIFS_MAGIC 0xFF534D42
 #define SMB2_MAGIC 0xFE534D42
 #define FAR_ORIGIN ((off_t)1 << 62)
 
-/* The most descriptors looked at for a holder: a busy host has some ten thousand. */
-#define SEARCH_LIMIT 200000
-
-static const char *const perm_names[PERM_BITS] = {
+const char *const imglock_perm_names[PERM_BITS] = {
 	"consistent read", "write", "write unchanged", "resize"};
-
-struct holder {
-	long pid;
-	char program[64];
-};
 
 /* ---- locking bytes --------------------------------------------------------------- */
 
@@ -114,140 +100,138 @@ static int lock_bytes(int fd, unsigned mask, off_t base, off_t *failed)
 
 /* ---- who holds it ---------------------------------------------------------------- */
 
-/* What stands between the two pids' column and the range in a "lock:" line:
- * "fe:00:12345". */
-struct lock_key {
-	char file[64];
-	off_t byte;
+/* What one process of this host holds. */
+struct holders {
+	off_t origin;
+	struct imglock_holder *list;
+	unsigned n, max;
 };
 
-/* Reads "lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:10952955 100 101". */
-static bool parse_lock(const char *line, char file[64], long long *first, long long *last)
+static unsigned bits_of(off_t base, long long first, long long last)
 {
-	char end[32];
+	unsigned bits = 0;
 
-	if (sscanf(line, "lock: %*d: %*s %*s %*s %*d %63s %lld %31s", file, first, end) !=
-		3)
-		return false;
-	*last = strcmp(end, "EOF") == 0 ? INT64_MAX : atoll(end);
-	return true;
+	for (int bit = 0; bit < PERM_BITS; bit++)
+		if (first <= base + bit && base + bit <= last)
+			bits |= 1u << bit;
+	return bits;
 }
 
-/* True where the fdinfo file at path has a lock on key->byte of key->file; with key->file
- * empty any lock will do, and fills it in. */
-static bool fdinfo_matches(const char *path, struct lock_key *key)
+static void add_lock(void *arg, long pid, long long first, long long last)
 {
-	char line[256], file[64];
-	long long first, last;
-	bool found = false;
-	FILE *f = fopen(path, "re");
+	struct holders *h = arg;
+	unsigned perm = bits_of(h->origin + HELD_BASE, first, last), i = 0;
+	unsigned unshared = bits_of(h->origin + UNSHARED_BASE, first, last);
 
-	if (!f)
-		return false;
-	while (!found && fgets(line, sizeof(line), f)) {
-		if (!parse_lock(line, file, &first, &last))
-			continue;
-		if (!key->file[0]) {
-			memcpy(key->file, file, sizeof(file));
-			found = true;
-		} else {
-			found = strcmp(file, key->file) == 0 && first <= key->byte &&
-				key->byte <= last;
-		}
-	}
-	fclose(f);
-	return found;
-}
-
-static bool process_holds(long pid, int not_fd, struct lock_key *key, unsigned *budget)
-{
-	char path[64];
-	struct dirent *e;
-	bool found = false;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/proc/%ld/fdinfo", pid);
-	dir = opendir(path);
-	if (!dir)
-		return false;
-	while (!found && *budget && (e = readdir(dir))) {
-		if (!isdigit((unsigned char)e->d_name[0]))
-			continue;
-		if (pid == getpid() && atoi(e->d_name) == not_fd)
-			continue;
-		--*budget;
-		snprintf(path, sizeof(path), "/proc/%ld/fdinfo/%.16s", pid, e->d_name);
-		found = fdinfo_matches(path, key);
-	}
-	closedir(dir);
-	return found;
-}
-
-static void program_of(struct holder *h)
-{
-	char path[64];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%ld/comm", h->pid);
-	f = fopen(path, "re");
-	if (!f)
+	if (!perm && !unshared)
 		return;
-	if (fgets(h->program, sizeof(h->program), f))
-		h->program[strcspn(h->program, "\n")] = '\0';
-	fclose(f);
+	while (i < h->n && h->list[i].owner.pid != pid)
+		i++;
+	if (i == h->max)
+		return;
+	if (i == h->n) {
+		h->list[h->n] = (struct imglock_holder){.perm = 0};
+		lock_owner_of_pid(pid, &h->list[h->n++].owner);
+	}
+	h->list[i].perm |= perm;
+	h->list[i].unshared |= unshared;
 }
 
-/* Fills in what can be found; h->pid stays 0 where nothing can. */
-static void find_holder(int fd, off_t byte, struct holder *h)
+/* The bits of a base whose byte another has locked. -errno. */
+static int locked_by_others(int fd, off_t base, unsigned *bits)
 {
-	struct lock_key key = {.byte = byte};
-	unsigned budget = SEARCH_LIMIT;
-	char path[64];
-	struct dirent *e;
-	DIR *proc;
+	*bits = 0;
+	for (int bit = 0; bit < PERM_BITS; bit++) {
+		struct flock fl = {.l_type = F_WRLCK,
+			.l_whence = SEEK_SET,
+			.l_start = base + bit,
+			.l_len = 1};
 
-	/* Device numbers in lock lines are those of the superblock, which stat() does not
-	 * tell on btrfs: our own lock on the same file shows how the line must look. */
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	if (!fdinfo_matches(path, &key))
-		return;
-	proc = opendir("/proc");
-	if (!proc)
-		return;
-	while (h->pid == 0 && budget && (e = readdir(proc))) {
-		if (!isdigit((unsigned char)e->d_name[0]))
-			continue;
-		if (process_holds(atol(e->d_name), fd, &key, &budget))
-			h->pid = atol(e->d_name);
+		if (fcntl(fd, F_OFD_GETLK, &fl) != 0)
+			return -errno;
+		if (fl.l_type != F_UNLCK)
+			*bits |= 1u << bit;
 	}
-	closedir(proc);
-	if (h->pid)
-		program_of(h);
+	return 0;
+}
+
+int imglock_holders(int fd, const char *filename, struct imglock_holder *list,
+	unsigned max, unsigned *n)
+{
+	struct holders h = {.origin = origin(fd), .list = list, .max = max};
+	struct imglock_holder rest = {.perm = 0};
+	int ret = locked_by_others(fd, h.origin + HELD_BASE, &rest.perm);
+
+	*n = 0;
+	if (ret == 0)
+		ret = locked_by_others(fd, h.origin + UNSHARED_BASE, &rest.unshared);
+	if (ret)
+		return ret;
+	/* A lock of our own, where it is in nobody's way, for the search to begin with. */
+	if (lock_byte(fd, h.origin + PROBE_BYTE, F_RDLCK) == 0) {
+		lock_owners_here(fd, add_lock, &h);
+		lock_byte(fd, h.origin + PROBE_BYTE, F_UNLCK);
+	}
+	for (unsigned i = 0; i < h.n; i++) {
+		rest.perm &= ~list[i].perm;
+		rest.unshared &= ~list[i].unshared;
+	}
+	if ((rest.perm || rest.unshared) && h.n < max) {
+		lock_note_read(filename, &rest.owner);
+		list[h.n++] = rest;
+	}
+	*n = h.n;
+	return 0;
 }
 
 /* ---- conflicts ------------------------------------------------------------------- */
 
-static int refuse(int fd, const char *filename, const char *what, int bit,
-	const struct flock *other, struct err *err)
+struct wanted {
+	off_t byte;
+	long pid;
+};
+
+static void match_byte(void *arg, long pid, long long first, long long last)
 {
-	struct holder h = {.pid = other->l_pid > 0 ? other->l_pid : 0};
+	struct wanted *w = arg;
 
-	if (h.pid)
-		program_of(&h);
+	if (!w->pid && first <= w->byte && w->byte <= last)
+		w->pid = pid;
+}
+
+/* Who has locked this byte: a process of this host, or who left a note. */
+static void find_owner(int fd, const char *filename, off_t byte, struct lock_owner *out)
+{
+	struct wanted w = {.byte = byte};
+
+	*out = (struct lock_owner){.pid = 0};
+	lock_owners_here(fd, match_byte, &w);
+	if (w.pid)
+		lock_owner_of_pid(w.pid, out);
 	else
-		find_holder(fd, other->l_start, &h);
+		lock_note_read(filename, out);
+}
 
-	err_set(err, EAGAIN, "Failed to get %s\"%s\" lock", what, perm_names[bit]);
-	if (!h.pid)
+static int refuse(int fd, const char *filename, const char *what, int bit, off_t byte,
+	struct err *err)
+{
+	struct lock_owner owner;
+	char text[200];
+
+	find_owner(fd, filename, byte, &owner);
+	lock_owner_text(&owner, text, sizeof(text));
+	err_set(err, EAGAIN, "Failed to get %s\"%s\" lock", what,
+		imglock_perm_names[bit]);
+	if (!text[0])
 		err_hint(err, "Is another process using the image [%s]?", filename);
-	else if (h.pid == getpid())
+	else if (owner.pid == getpid() && !owner.host[0])
 		err_hint(err,
 			"Is another process using the image [%s]? (this process has it "
 			"open)",
 			filename);
 	else
-		err_hint(err, "Is another process using the image [%s]? (%s, pid %ld)",
-			filename, h.program[0] ? h.program : "a program", h.pid);
+		err_hint(err, "Is another process using the image [%s]? (%s)", filename,
+			text);
 	return -EAGAIN;
 }
 
@@ -267,8 +251,7 @@ static int check_bytes(int fd, const char *filename, unsigned mask, off_t base,
 			return lock_failed(errno, base + bit, err);
 		if (fl.l_type == F_UNLCK)
 			continue;
-		fl.l_start = base + bit; /* of the range found, the byte that matters */
-		return refuse(fd, filename, what, bit, &fl, err);
+		return refuse(fd, filename, what, bit, base + bit, err);
 	}
 	return 0;
 }

@@ -10,6 +10,7 @@
 #define BYRE_BLOCK_IMGLOCK_H
 
 #include "base/err.h"
+#include "block/lockowner.h"
 
 enum imglock_perm {
 	IMGLOCK_CONSISTENT_READ = 1 << 0,
@@ -30,5 +31,18 @@ struct imglock {
  * nothing is held that was not before. May block (it searches /proc after a refusal). */
 int imglock_set(struct imglock *l, int fd, const char *filename, unsigned perm,
 	unsigned shared, struct err *err);
+
+struct imglock_holder {
+	struct lock_owner owner;
+	unsigned perm, unshared;
+};
+
+/* Who else has image locks on the file; the last may stand for those on other hosts, named by
+ * the note beside the file where there is one. At most `max`; -errno where the file system
+ * has no such locks. May block, as above. */
+int imglock_holders(int fd, const char *filename, struct imglock_holder *list, unsigned max,
+	unsigned *n);
+/* "consistent read", "write", … by bit. */
+extern const char *const imglock_perm_names[4];
 
 #endif
