@@ -36,6 +36,7 @@
 #define TRANSFER_MAX    (2 * MiB) /* of a request; servers may say less */
 #define ZERO_MAX        (1u << 30)
 #define CONNECT_MS      10000u /* for the whole handshake */
+#define PATH_CONNECT_MS 4000   /* where there may be another path */
 
 struct nbd_facts {
 	bool known, can_flush, can_fua, can_trim, can_zero, can_status, read_only;
@@ -226,7 +227,9 @@ static int failed(const struct nbd *n, const char *what, struct err *err)
 /* A server that takes the connection and then says nothing is not waited for for ever. */
 static int shake_hands(struct nbd *n, struct nbd_handle *h, struct err *err)
 {
-	uint64_t until_ms = now_ms() + CONNECT_MS, now;
+	bool is_path = n->session.b->flags & BLK_O_PATH;
+	unsigned wait_ms = is_path ? PATH_CONNECT_MS : CONNECT_MS;
+	uint64_t until_ms = now_ms() + wait_ms, now;
 
 	if (nbd_aio_connect_uri(h, n->uri) < 0)
 		return failed(n, "cannot connect", err);
@@ -237,7 +240,7 @@ static int shake_hands(struct nbd *n, struct nbd_handle *h, struct err *err)
 		return 0;
 	if (nbd_aio_is_connecting(h))
 		return err_set(err, ETIMEDOUT, "%s: no answer for %u seconds", n->uri,
-			CONNECT_MS / 1000);
+			wait_ms / 1000);
 	return err_set(err, EIO, "%s: the server ended the connection", n->uri);
 }
 
