@@ -686,9 +686,14 @@ static struct json *file_holders(struct blk *b, struct err *err)
 	return posix_holders(b, &file_of(b)->p, err);
 }
 
+static int file_break_lock(struct blk *b, const char *holder, struct err *err)
+{
+	return posix_break_lock(b, &file_of(b)->p, holder, err);
+}
+
 static const struct blk_storage_ops file_storage_ops = {
 	.holders = file_holders,
-	.break_lock = posix_break_lock,
+	.break_lock = file_break_lock,
 	.identity = file_identity,
 	.describe = file_describe,
 	.check_path = file_check_path,

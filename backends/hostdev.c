@@ -73,6 +73,9 @@ int hostdev_attach(struct blk *b, struct posix *p, struct err *err)
 	if (!ret && (ioctl(p->fd, BLKGETSIZE64, &bytes) != 0 ||
 			    ioctl(p->fd, BLKSSZGET, &sector) != 0))
 		ret = err_errno(err, errno, "Could not open '%s'", b->filename);
+	if (!ret)
+		ret = host_reserve_begin(&p->reserve, p->fd, b->filename,
+			b->flags & BLK_O_RDWR, b->flags & BLK_O_PATH, err);
 	if (ret) {
 		posix_close(p);
 		return ret;
@@ -135,12 +138,22 @@ static int hostdev_preadv(
 static int hostdev_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
 	const struct iovec *iov, int niov, unsigned flags)
 {
-	return posix_pwritev(b, &dev_of(b)->p, offset, bytes, iov, niov, flags);
+	struct posix *p = &dev_of(b)->p;
+	int ret = posix_failed(p);
+
+	return ret == -EBADE ? ret : posix_pwritev(b, p, offset, bytes, iov, niov, flags);
 }
 
+/* What the kernel wrote before it knew that the reservation was another's it tells here, or
+ * not at all where that one has given it up again: so the device is asked. */
 static int hostdev_flush(struct blk *b)
 {
-	return posix_flush(&dev_of(b)->p);
+	struct posix *p = &dev_of(b)->p;
+	int ret = posix_flush(p), lost = host_reserve_check(&p->reserve, p->fd);
+
+	if (lost == -EBADE)
+		posix_fail(p, lost);
+	return ret ? ret : lost;
 }
 
 /* Turns "this device cannot" into -ENOTSUP, kept in *refused. */
@@ -342,9 +355,22 @@ static struct json *hostdev_holders(struct blk *b, struct err *err)
 	return posix_holders(b, &dev_of(b)->p, err);
 }
 
+static void hostdev_release(struct blk *b)
+{
+	struct posix *p = &dev_of(b)->p;
+
+	host_reserve_end(&p->reserve, p->fd);
+}
+
+static int hostdev_break_lock(struct blk *b, const char *holder, struct err *err)
+{
+	return posix_break_lock(b, &dev_of(b)->p, holder, err);
+}
+
 static const struct blk_storage_ops hostdev_storage_ops = {
 	.holders = hostdev_holders,
-	.break_lock = posix_break_lock,
+	.break_lock = hostdev_break_lock,
+	.release = hostdev_release,
 	.identity = hostdev_identity,
 	.describe = hostdev_describe,
 	.check_path = hostdev_check_path,

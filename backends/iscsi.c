@@ -1190,21 +1190,6 @@ static int issue_look(struct blk *b, void *arg)
 	return reserve_look(run_made, b, arg);
 }
 
-static struct json *holder_facts(uint64_t key, const struct reserve_state *now)
-{
-	char name[RESERVE_NAME_MAX], word[32];
-	struct json *o = json_new_object();
-
-	reserve_name(key, name);
-	snprintf(word, sizeof(word), "0x%" PRIx64, key);
-	json_put_string(o, "holder", word);
-	json_put_string(o, "kind",
-		now->held && now->holder == key ? "reservation" : "registration");
-	json_put_string(o, "name", name);
-	return o;
-}
-
-/* One for each key, however many paths it has. */
 static struct json *node_holders(struct blk *b, struct err *err)
 {
 	struct iscsi *s = iscsi_of(b);
@@ -1217,47 +1202,30 @@ static struct json *node_holders(struct blk *b, struct err *err)
 		return NULL;
 	}
 	list = json_new_array();
-	for (unsigned i = 0; i < now.n_keys; i++) {
-		bool again = false;
-
-		for (unsigned j = 0; j < i; j++)
-			again |= now.keys[j] == now.keys[i];
-		if (!again)
-			json_add(list, holder_facts(now.keys[i], &now));
-	}
+	reserve_describe(&now, list);
 	return list;
 }
 
 struct breaking {
-	uint64_t key, victim;
+	const char *victim;
+	struct err *err;
 };
 
 static int issue_break(struct blk *b, void *arg)
 {
 	const struct breaking *w = arg;
+	struct iscsi *s = iscsi_of(b);
 
-	return reserve_break(run_made, b, w->key, w->victim);
+	return reserve_break_named(run_made, b, s->key, s->shown, w->victim, w->err);
 }
 
 static int node_break_lock(struct blk *b, const char *holder, struct err *err)
 {
-	struct iscsi *s = iscsi_of(b);
-	struct breaking w = {.key = s->key};
-	char *end;
-	int ret;
+	struct breaking w = {.victim = holder, .err = err};
+	int ret = session_run(&iscsi_of(b)->session, issue_break, &w);
 
-	errno = 0;
-	w.victim = strtoull(holder, &end, 0);
-	if (errno || *end || !w.victim)
-		return err_set(err, EINVAL, "%s: '%s' is not a reservation's key",
-			s->shown, holder);
-	ret = session_run(&s->session, issue_break, &w);
-	if (ret == -ENOENT)
-		return err_set(err, ENOENT, "%s: nothing is registered under the key %s",
-			s->shown, holder);
-	return ret ? err_errno(err, -ret, "%s: cannot take the reservation from %s",
-			     s->shown, holder)
-		   : 0;
+	/* Where it did not come to that, there was no connection. */
+	return ret && !err->code ? err_errno(err, -ret, "%s", iscsi_of(b)->shown) : ret;
 }
 
 /* On the home loop. What other paths then hear of it is no news. */

@@ -127,6 +127,8 @@ static int take_options(
 		ret = opts_take_u64(opts, "aio-max-batch", &batch, err);
 	if (ret == 0)
 		ret = opts_take_bool(opts, "drop-cache", &drop, err);
+	if (ret == 0)
+		ret = host_reserve_options(&p->reserve, opts, err);
 	return ret;
 }
 
@@ -192,6 +194,10 @@ static int open_node(struct blk *b, struct posix *p, struct err *err)
 			b->filename);
 	if (posix_set_blocking(p->fd) < 0)
 		return err_errno(err, errno, "Could not open '%s'", b->filename);
+	if (p->reserve.wanted && !S_ISBLK(p->st.st_mode))
+		return err_set(err, EINVAL,
+			"Could not open '%s': only devices have reservations",
+			b->filename);
 	return 0;
 }
 
@@ -231,6 +237,7 @@ void posix_close(struct posix *p)
 {
 	if (p->fd < 0)
 		return;
+	host_reserve_end(&p->reserve, p->fd);
 	if (p->noted)
 		lock_note_remove(p->noted);
 	free(p->noted);
@@ -296,11 +303,15 @@ struct json *posix_holders(struct blk *b, struct posix *p, struct err *err)
 	array = json_new_array();
 	for (unsigned i = 0; i < n; i++)
 		json_add(array, holder_facts(&list[i]));
+	if (S_ISBLK(p->st.st_mode))
+		host_reserve_holders(p->fd, array);
 	return array;
 }
 
-int posix_break_lock(struct blk *b, const char *holder, struct err *err)
+int posix_break_lock(struct blk *b, struct posix *p, const char *holder, struct err *err)
 {
+	if (S_ISBLK(p->st.st_mode))
+		return host_reserve_break(&p->reserve, p->fd, b->filename, holder, err);
 	return err_set(err, ENOTSUP,
 		"%s: a file's lock cannot be broken: it ends with the program that has "
 		"it "
@@ -402,15 +413,25 @@ static int write_rest(struct blk *b, struct posix *p, uint64_t offset, uint64_t 
 	return 0;
 }
 
+void posix_fail(struct posix *p, int error)
+{
+	int none = 0;
+
+	atomic_compare_exchange_strong(&p->sync_error, &none, error);
+}
+
+int posix_failed(struct posix *p)
+{
+	return atomic_load(&p->sync_error);
+}
+
 /* A stable write that failed may have used up the file's one report of earlier losses.
  * Lack of space is found before anything is sent: with direct I/O no write waits to fail.
  */
 static void note_stable_write(struct posix *p, int ret)
 {
-	int none = 0;
-
 	if (ret < 0 && ret != -ENOSPC && ret != -EDQUOT)
-		atomic_compare_exchange_strong(&p->sync_error, &none, ret);
+		posix_fail(p, ret);
 }
 
 /* Mostly the mark is there already: looking first leaves it in every processor's cache. */
@@ -464,7 +485,9 @@ static long ioctl_work(void *arg)
 {
 	struct ioctl_call *c = arg;
 
-	return ioctl(c->fd, c->request, c->arg) < 0 ? -errno : 0;
+	int ret = ioctl(c->fd, c->request, c->arg);
+
+	return ret < 0 ? -errno : ret;
 }
 
 int posix_ioctl(int fd, unsigned long request, void *arg)

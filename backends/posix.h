@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "backends/hostreserve.h"
 #include "block/driver.h"
 #include "block/format.h"
 #include "block/imglock.h"
@@ -18,6 +19,7 @@ struct posix {
 	bool direct;
 	int locking; /* enum locking in posix.c */
 	struct imglock lock;
+	struct host_reserve reserve; /* of a device */
 	char *noted; /* the path beside which a note names this process; NULL: none */
 	struct stat st; /* as at open */
 
@@ -52,17 +54,19 @@ int posix_preadv(struct blk *b, struct posix *p, uint64_t offset, uint64_t bytes
 int posix_pwritev(struct blk *b, struct posix *p, uint64_t offset, uint64_t bytes,
 	const struct iovec *iov, int niov, unsigned flags);
 int posix_flush(struct posix *p);
+/* From now on every flush fails so; and what they fail with, 0 while they do not. */
+void posix_fail(struct posix *p, int error);
+int posix_failed(struct posix *p);
 /* A change other than by posix_pwritev has ended, well or not. */
 void posix_changed(struct posix *p);
 
-/* System calls without an asynchronous form, on the worker pool: 0 or -errno. */
+/* System calls without an asynchronous form, on the worker pool: their result or -errno. */
 int posix_ioctl(int fd, unsigned long request, void *arg);
 int posix_ftruncate(int fd, uint64_t bytes);
 
-/* The holders operation of both drivers (block/storage.h), and their break_lock, which says
- * why there is none. */
+/* Operations of both drivers (block/storage.h). A file's lock cannot be broken. */
 struct json *posix_holders(struct blk *b, struct posix *p, struct err *err);
-int posix_break_lock(struct blk *b, const char *holder, struct err *err);
+int posix_break_lock(struct blk *b, struct posix *p, const char *holder, struct err *err);
 
 /* hostdev.c: what file.c hands over to where a file turns out to be a block device. */
 extern const struct blk_driver blk_host_device_driver;

@@ -6,10 +6,12 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/endian.h"
+#include "base/json.h"
 #include "base/math.h"
 
 /* ---- keys ------------------------------------------------------------------------ */
@@ -220,4 +222,51 @@ int reserve_break(reserve_run *run, void *ctx, uint64_t key, uint64_t victim)
 	tell(run, ctx, RELEASE, key, 0, false);
 	unregister(run, ctx, key);
 	return ret;
+}
+
+int reserve_break_named(reserve_run *run, void *ctx, uint64_t key, const char *filename,
+	const char *victim, struct err *err)
+{
+	uint64_t victim_key;
+	char *end;
+	int ret;
+
+	errno = 0;
+	victim_key = strtoull(victim, &end, 0);
+	if (errno || *end || !victim_key)
+		return err_set(err, EINVAL, "%s: '%s' is not a reservation's key",
+			filename, victim);
+	ret = reserve_break(run, ctx, key, victim_key);
+	if (ret == -ENOENT)
+		return err_set(err, ENOENT, "%s: nothing is registered under the key %s",
+			filename, victim);
+	return ret ? err_errno(err, -ret, "%s: cannot take the reservation from %s",
+			     filename, victim)
+		   : 0;
+}
+
+static struct json *holder_facts(uint64_t key, const struct reserve_state *now)
+{
+	bool holds = now->held && now->holder == key;
+	char name[RESERVE_NAME_MAX], word[32];
+	struct json *o = json_new_object();
+
+	reserve_name(key, name);
+	snprintf(word, sizeof(word), "0x%" PRIx64, key);
+	json_put_string(o, "holder", word);
+	json_put_string(o, "kind", holds ? "reservation" : "registration");
+	json_put_string(o, "name", name);
+	return o;
+}
+
+void reserve_describe(const struct reserve_state *now, struct json *array)
+{
+	for (unsigned i = 0; i < now->n_keys; i++) {
+		bool again = false;
+
+		for (unsigned j = 0; j < i; j++)
+			again |= now->keys[j] == now->keys[i];
+		if (!again)
+			json_add(array, holder_facts(now->keys[i], now));
+	}
 }

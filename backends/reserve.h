@@ -17,6 +17,9 @@
 #include <stdbool.h>
 
 #include "backends/scsi.h"
+#include "base/err.h"
+
+struct json;
 
 #define RESERVE_KEYS_MAX 64
 #define RESERVE_NAME_MAX 64
@@ -47,5 +50,11 @@ int reserve_take(reserve_run *run, void *ctx, uint64_t key, bool shared, uint64_
 void reserve_drop(reserve_run *run, void *ctx, uint64_t key);
 /* Takes it from the victim and gives it up. -ENOENT where that key is not registered. */
 int reserve_break(reserve_run *run, void *ctx, uint64_t key, uint64_t victim);
+/* The same for the operation of storage.h: the victim as reserve_describe names it. */
+int reserve_break_named(reserve_run *run, void *ctx, uint64_t key, const char *filename,
+	const char *victim, struct err *err);
+/* One object for each key, however many paths it has, into an array as `holders` of
+ * storage.h has them. */
+void reserve_describe(const struct reserve_state *now, struct json *array);
 
 #endif
