@@ -175,5 +175,6 @@ port () {
 	nfs3 | nfs4) echo 2049 ;;
 	iscsi) echo 3260 ;;
 	nbd) echo 10809 ;;
+	smb) echo 1445 ;;
 	esac
 }
