@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: a server whose disk is full is an error that says so, the image stays sound, and goes on
 # once there is room: on NFS, on a thin LUN and on a sparse export.
-# timeout: 200
+# timeout: 400
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/backends/servers.sh"
 . "$BYRE_SRC/tests/backends/images.sh"

@@ -147,7 +147,7 @@ a_restart_loses_nothing () {
 model=$BYRE_BUILD/tests/model/model
 model_seed=1
 [ -z "$BYRE_SOAK" ] || model_seed=$(date +%s)
-model_seconds=${BYRE_SOAK:-24}
+model_seconds=${BYRE_SOAK:-16}
 
 # model_there KIND ARGUMENT...: random sequences on an image there and on a flat array, which
 # never differ (tests/model).
@@ -177,7 +177,7 @@ load_options='' # of the node, each after a comma
 under_load () {
 	kind=$1 load_name=$2
 	shift 2
-	model_there "$kind" --no-peer --loops 3 --tasks 8 --patience 60 \
+	model_there "$kind" --no-peer --loops 3 --tasks 8 --rounds 3 --ops 20 --patience 60 \
 		--url-opts "timeout=2$load_options" \
 		--seconds $((model_seconds / 2)) >load.out 2>load.err &
 	load=$!

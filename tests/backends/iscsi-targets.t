@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: what iSCSI targets are like: CHAP, one way and both, header digests, LUNs of 4096-byte blocks,
 # write-protected ones, ones that grow, that are not there, portals that go and come.
-# timeout: 200
+# timeout: 400
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/backends/servers.sh"
 . "$BYRE_SRC/tests/backends/images.sh"

@@ -3,7 +3,7 @@
 # Goal: what NBD servers are like: several connections, unix sockets, exports that may only
 # be read, that fail, that are slow, that stop, that forget what was not flushed and
 # that say nothing at all.
-# timeout: 200
+# timeout: 400
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/backends/servers.sh"
 . "$BYRE_SRC/tests/backends/images.sh"

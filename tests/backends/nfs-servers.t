@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: what NFS servers are like: users and groups, the URL's arguments, exports that are not
 # there or may only be read, files that are not ours or that somebody removes.
-# timeout: 200
+# timeout: 400
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/backends/servers.sh"
 . "$BYRE_SRC/tests/backends/images.sh"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: an image on a server (nbd) and a flat array that are told the same never differ,
 # also where the server is killed and packets are lost under several random writers.
-# timeout: 300
+# timeout: 600
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/backends/servers.sh"
 . "$BYRE_SRC/tests/backends/images.sh"
