@@ -373,7 +373,7 @@ static int mp_close(struct blk *b)
 		opts_free(m->lane[i].opts);
 		free(m->lane[i].name);
 	}
-	unflushed_drop(&m->kept, UINT64_MAX);
+	unflushed_free(&m->kept);
 	mp_forget_doubts(m, true);
 	free(m->identity);
 	return 0;

@@ -201,32 +201,33 @@ static void count(struct path *p, const struct mp_request *r, int ret)
 	}
 }
 
+static int keep_copy(struct multipath *m, const struct mp_request *r)
+{
+	return r->iov ? unflushed_add(&m->kept, r->offset, r->iov, r->niov)
+		      : unflushed_add_zero(&m->kept, r->offset, r->bytes,
+				r->flags & ~(unsigned)BLK_FUA);
+}
+
 /* One attempt. The lock is held, and not across the request. */
 static int attempt(struct lane *l, const struct mp_request *r, uint64_t *began_ns)
 {
 	struct multipath *m = l->m;
-	struct unflushed_write *copy = NULL;
 	int ret;
 
 	*began_ns = mp_now_ns();
 	share_size(m, l);
 	path_begin(&l->path, r->bytes);
 	m->in_flight++;
-	if (r->changes)
-		l->took_changes = true;
 	task_unlock(&m->lock);
 
 	ret = r->issue(l->b, r);
-	if (ret == 0 && r->keeps) {
-		copy = r->iov ? unflushed_copy(r->offset, r->iov, r->niov)
-			      : unflushed_zero(r->offset, r->bytes,
-					r->flags & ~(unsigned)BLK_FUA);
-		ret = copy ? 0 : -ENOMEM;
-	}
 
 	task_lock(&m->lock);
-	if (copy)
-		unflushed_add(&m->kept, copy);
+	if (ret == 0 && r->keeps)
+		ret = keep_copy(m, r);
+	/* Now, and not before: a flush that was under way meanwhile did not cover it. */
+	if (r->changes && l->path.state == PATH_UP)
+		l->took_changes = true;
 	if (ret == 0)
 		blk_raise_size(m->b, blk_size(l->b));
 	path_end(&l->path, r->bytes, mp_now_ns() - *began_ns);

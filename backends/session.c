@@ -190,6 +190,14 @@ static int flush_issue(struct blk *b, void *arg)
 	return c->s->ops->flush ? c->s->ops->flush(b) : 0;
 }
 
+static int take_behind_error(struct session *s)
+{
+	int ret = s->behind_error;
+
+	s->behind_error = 0;
+	return ret;
+}
+
 /* On the home loop. */
 static int flush(void *arg)
 {
@@ -200,7 +208,48 @@ static int flush(void *arg)
 	if (ret == 0)
 		ret = c->s->sync_error;
 	if (ret == 0)
+		ret = take_behind_error(c->s);
+	if (ret == 0)
 		unflushed_drop(&c->s->kept, c->seq);
+	return ret;
+}
+
+static void flush_behind(void *arg)
+{
+	struct session *s = arg;
+	int ret = flush(&(struct change){.s = s});
+
+	/* What a lost connection takes is still kept. */
+	if (ret && ret != SESSION_LOST)
+		s->behind_error = ret;
+	s->flushing = false;
+	changed(s);
+}
+
+static void start_flush_behind(struct session *s)
+{
+	if (!s->flushing && !s->closing)
+		s->flushing = task_spawn(NULL, flush_behind, s) == 0;
+}
+
+static bool has_room(const struct session *s, uint64_t bytes, size_t most)
+{
+	return !s->kept.head || s->kept.held_bytes + bytes <= most;
+}
+
+/* On the home loop, before a change. */
+static int make_room(struct session *s, uint64_t bytes)
+{
+	int ret = 0;
+
+	if (!has_room(s, bytes, KEPT_MAX / 2))
+		start_flush_behind(s);
+	while (ret == 0 && !has_room(s, bytes, KEPT_MAX)) {
+		if (s->flushing)
+			wait_change(s);
+		else
+			ret = flush(&(struct change){.s = s});
+	}
 	return ret;
 }
 
@@ -210,7 +259,6 @@ static int change_issue(struct blk *b, void *arg)
 {
 	struct change *c = arg;
 	struct session *s = c->s;
-	struct unflushed_write *w;
 	int ret;
 
 	if (c->iov)
@@ -219,22 +267,16 @@ static int change_issue(struct blk *b, void *arg)
 		ret = s->ops->zero(b, c->offset, c->bytes, c->flags);
 	if (ret || !s->keeps || !s->ops->flush)
 		return ret;
-	w = c->iov ? unflushed_copy(c->offset, c->iov, c->niov)
-		   : unflushed_zero(c->offset, c->bytes, c->flags);
-	if (!w)
-		return -ENOMEM;
-	unflushed_add(&s->kept, w);
-	return 0;
+	return c->iov ? unflushed_add(&s->kept, c->offset, c->iov, c->niov)
+		      : unflushed_add_zero(&s->kept, c->offset, c->bytes, c->flags);
 }
 
 static int change(void *arg)
 {
 	struct change *c = arg;
 	struct session_request r = {.s = c->s, .issue = change_issue, .arg = c};
-	int ret = 0;
+	int ret = make_room(c->s, c->iov ? c->bytes : 0);
 
-	if (c->s->kept.held_bytes + c->bytes > KEPT_MAX && c->s->kept.head)
-		ret = flush(&(struct change){.s = c->s});
 	return ret ? ret : attempt(&r);
 }
 
@@ -403,13 +445,13 @@ static int close_home(void *arg)
 {
 	struct session *s = arg;
 
-	assert(!s->oldest);
 	s->closing = true;
 	changed(s);
-	while (s->returning)
+	while (s->returning || s->flushing)
 		wait_change(s);
+	assert(!s->oldest);
 	disconnect(s, s->up);
-	unflushed_drop(&s->kept, UINT64_MAX);
+	unflushed_free(&s->kept);
 	return 0;
 }
 

@@ -12,7 +12,9 @@
  *    at once (BLK_CAP_SERIALISE), so that repeating keeps their order.
  * 2. A server that was started anew has lost what was not flushed. Acknowledged writes are
  *    kept until a flush has completed (unflushed.h), and repeated before the session is UP
- *    again. KEPT_MAX bounds them: past it a write waits for a flush.
+ *    again. KEPT_MAX bounds them: past it a write waits for a flush, which has begun beside
+ *    the writes when half of that was reached. Where such a flush fails, the next write that
+ *    waits or the next flush is told, once.
  * 3. A request that has had no answer for timeout_ns breaks the connection. What is still in
  *    the socket then must not arrive later, over data written since: sockets are closed
  *    so that the kernel forgets what it has not sent (SO_LINGER of 0).
@@ -58,6 +60,8 @@ struct session {
 	/* Home loop. */
 	bool up, closing, connected;
 	bool returning; /* the task that connects again is under way */
+	bool flushing;	/* one that nobody asked for is under way */
+	int behind_error; /* what came of it, to be told once */
 	int sync_error; /* a write that could not be repeated: answers every flush for good */
 	uint64_t down_since_ns;
 	struct session_request *oldest, *newest; /* in flight */

@@ -24,18 +24,21 @@ struct unflushed_write {
 	uint8_t data[];
 };
 
+struct unflushed_segment;
+
 struct unflushed {
 	struct unflushed_write *head, *tail;
+	struct unflushed_segment *oldest, *newest, *spare;
+	unsigned spares;
 	uint64_t seq;	   /* of the last one added */
 	size_t held_bytes; /* of memory */
 };
 
-/* A copy of a write, or of zeros, for unflushed_add. NULL: no memory. */
-struct unflushed_write *unflushed_copy(uint64_t offset, const struct iovec *iov, int niov);
-struct unflushed_write *unflushed_zero(uint64_t offset, uint64_t bytes, unsigned flags);
-/* Takes it as the latest. */
-void unflushed_add(struct unflushed *u, struct unflushed_write *w);
+/* Keeps a copy, of a large write in pieces. -ENOMEM. */
+int unflushed_add(struct unflushed *u, uint64_t offset, const struct iovec *iov, int niov);
+int unflushed_add_zero(struct unflushed *u, uint64_t offset, uint64_t bytes, unsigned flags);
 /* A flush that began when u->seq was `seq` has completed. */
 void unflushed_drop(struct unflushed *u, uint64_t seq);
+void unflushed_free(struct unflushed *u);
 
 #endif
