@@ -40,6 +40,8 @@ struct late {
 static struct server {
 	pthread_mutex_t lock;
 	uint8_t cached[DISK_BYTES], stable[DISK_BYTES];
+	uint8_t written_by[DISK_BYTES / 512]; /* lane */
+	bool flushes_apart;                   /* a lane flushes only what came by it */
 	bool broken[LANES];
 	unsigned generation[LANES]; /* of the connection */
 	atomic_bool fences, standby[LANES], faulty[LANES];
@@ -75,6 +77,7 @@ static void serve_anew(void)
 		server.requests[i] = 0;
 	}
 	server.fences = true;
+	server.flushes_apart = false;
 	server.landed_late = 0;
 	server.seed = 1;
 }
@@ -204,6 +207,7 @@ static int change(unsigned lane, uint64_t offset, uint64_t bytes, const uint8_t 
 		ret = -ENOLINK;
 	} else if (ret == 0) {
 		memcpy(server.cached + offset, data, bytes);
+		memset(server.written_by + offset / 512, (int)lane, bytes / 512);
 	}
 	pthread_mutex_unlock(&server.lock);
 	return ret;
@@ -233,6 +237,14 @@ static int lane_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned fl
 	return ret;
 }
 
+/* server.lock is held. */
+static void make_stable(unsigned lane)
+{
+	for (unsigned i = 0; i < DISK_BYTES / 512; i++)
+		if (!server.flushes_apart || server.written_by[i] == lane)
+			memcpy(server.stable + i * 512, server.cached + i * 512, 512);
+}
+
 static int lane_flush(struct blk *b)
 {
 	unsigned lane = lane_of(b), generation;
@@ -242,7 +254,7 @@ static int lane_flush(struct blk *b)
 	if (ret == 0 && server.generation[lane] != generation)
 		ret = -ENOLINK;
 	if (ret == 0)
-		memcpy(server.stable, server.cached, DISK_BYTES);
+		make_stable(lane);
 	pthread_mutex_unlock(&server.lock);
 	return ret;
 }
@@ -493,6 +505,14 @@ static void without_a_fence_doubts_are_waited_for(void **state)
 	run_model(THREE ",doubt=1", (struct chaos){.rounds = 8});
 }
 
+static void every_path_that_took_writes_is_flushed(void **state)
+{
+	(void)state;
+	serve_anew();
+	server.flushes_apart = true;
+	run_model(THREE ",selector=round-robin", (struct chaos){.rounds = 4});
+}
+
 /* ---- single questions ------------------------------------------------------------ */
 
 static void other_disks_are_refused(void **state)
@@ -697,6 +717,7 @@ int main(void)
 		cmocka_unit_test(lanes_that_all_break_are_waited_for),
 		cmocka_unit_test(a_server_that_forgets_is_told_again),
 		cmocka_unit_test(without_a_fence_doubts_are_waited_for),
+		cmocka_unit_test(every_path_that_took_writes_is_flushed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
