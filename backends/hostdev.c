@@ -73,9 +73,10 @@ int hostdev_attach(struct blk *b, struct posix *p, struct err *err)
 	if (!ret && (ioctl(p->fd, BLKGETSIZE64, &bytes) != 0 ||
 			    ioctl(p->fd, BLKSSZGET, &sector) != 0))
 		ret = err_errno(err, errno, "Could not open '%s'", b->filename);
-	if (!ret)
+	/* One of several paths is told when. */
+	if (!ret && !(b->flags & BLK_O_PATH))
 		ret = host_reserve_begin(&p->reserve, p->fd, b->filename,
-			b->flags & BLK_O_RDWR, b->flags & BLK_O_PATH, err);
+			b->flags & BLK_O_RDWR, false, err);
 	if (ret) {
 		posix_close(p);
 		return ret;
@@ -123,6 +124,9 @@ static int hostdev_close(struct blk *b)
 
 	if (fd >= 0)
 		close(fd);
+	/* What several paths hold is given up by the node over them. */
+	if (!(b->flags & BLK_O_PATH))
+		host_reserve_end(&d->p.reserve, d->p.fd);
 	posix_close(&d->p);
 	return 0;
 }
@@ -355,6 +359,14 @@ static struct json *hostdev_holders(struct blk *b, struct err *err)
 	return posix_holders(b, &dev_of(b)->p, err);
 }
 
+static int hostdev_reserve(struct blk *b, bool join, struct err *err)
+{
+	struct posix *p = &dev_of(b)->p;
+
+	return host_reserve_begin(
+		&p->reserve, p->fd, b->filename, b->flags & BLK_O_RDWR, join, err);
+}
+
 static void hostdev_release(struct blk *b)
 {
 	struct posix *p = &dev_of(b)->p;
@@ -370,6 +382,7 @@ static int hostdev_break_lock(struct blk *b, const char *holder, struct err *err
 static const struct blk_storage_ops hostdev_storage_ops = {
 	.holders = hostdev_holders,
 	.break_lock = hostdev_break_lock,
+	.reserve = hostdev_reserve,
 	.release = hostdev_release,
 	.identity = hostdev_identity,
 	.describe = hostdev_describe,

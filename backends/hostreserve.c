@@ -24,7 +24,6 @@ enum {
 	RELEASE = 2,
 	PREEMPT = 4,
 	PREEMPT_AND_ABORT = 5,
-	REGISTER_AND_IGNORE_KEY = 6
 };
 #define OPCODE_OUT 0x5f
 
@@ -46,8 +45,10 @@ static int pr_call(int fd, unsigned long request, void *arg)
 {
 	int ret = posix_ioctl(fd, request, arg);
 
+	if (ret > UINT8_MAX) /* the path's fault; on older kernels the host's byte */
+		return -ENOLINK;
 	if (ret > 0)
-		return error_of(ret & 0xff);
+		return error_of(ret);
 	return ret == -EOPNOTSUPP || ret == -ENOTTY || ret == -EINVAL ? -ENOTSUP : ret;
 }
 
@@ -64,9 +65,6 @@ static int tell(int fd, const struct scsi_command *c)
 		.type = PR_WRITE_EXCLUSIVE_REG_ONLY};
 
 	switch (c->cdb[1]) {
-	case REGISTER_AND_IGNORE_KEY:
-		registration.flags = PR_FL_IGNORE_KEY;
-		return pr_call(fd, IOC_PR_REGISTER, &registration);
 	case REGISTER:
 		return pr_call(fd, IOC_PR_REGISTER, &registration);
 	case RESERVE:
@@ -151,7 +149,7 @@ static int refuse(const char *filename, uint64_t holder, struct err *err)
 }
 
 int host_reserve_begin(struct host_reserve *r, int fd, const char *filename, bool writer,
-	bool shared, struct err *err)
+	bool join, struct err *err)
 {
 	struct reserve_state now = {.held = false};
 	uint64_t holder = 0;
@@ -160,7 +158,8 @@ int host_reserve_begin(struct host_reserve *r, int fd, const char *filename, boo
 	if (!r->wanted)
 		return 0;
 	if (writer) {
-		ret = reserve_take(run, &fd, r->key, shared, &holder);
+		ret = join ? reserve_join(run, &fd, r->key)
+			   : reserve_take(run, &fd, r->key, &holder);
 		r->held = ret == 0;
 	} else {
 		ret = reserve_look(run, &fd, &now);
@@ -185,12 +184,7 @@ int host_reserve_check(const struct host_reserve *r, int fd)
 	if (!r->held)
 		return 0;
 	ret = reserve_look(run, &fd, &now);
-	if (ret)
-		return ret;
-	for (unsigned i = 0; i < now.n_keys; i++)
-		if (now.keys[i] == r->key)
-			return now.held && now.holder == r->key ? 0 : -EBADE;
-	return -EBADE;
+	return ret ? ret : reserve_is_ours(&now, r->key) ? 0 : -EBADE;
 }
 
 void host_reserve_end(struct host_reserve *r, int fd)

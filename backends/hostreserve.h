@@ -22,9 +22,10 @@ struct host_reserve {
 
 /* reservation=, reservation-key=. */
 int host_reserve_options(struct host_reserve *r, struct opts *opts, struct err *err);
-/* Takes it for a writer; a reader is refused where another has it. `shared` as reserve_take. */
+/* Takes it for a writer, or joins another path that has (-EBADE: it has not); a reader is
+ * refused where another has it. */
 int host_reserve_begin(struct host_reserve *r, int fd, const char *filename, bool writer,
-	bool shared, struct err *err);
+	bool join, struct err *err);
 /* -EBADE where it was taken away. Asks the device. */
 int host_reserve_check(const struct host_reserve *r, int fd);
 void host_reserve_end(struct host_reserve *r, int fd);

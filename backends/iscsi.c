@@ -598,42 +598,54 @@ static void note_taken(struct iscsi *s)
 
 /* Over another connection it has to be there still: had it been another's for a while, what
  * is known of the disk would be worth nothing. */
-static void look_whether_kept(struct iscsi *s, const struct reserve_state *now)
+static int look_whether_kept(struct iscsi *s, const struct reserve_state *now)
 {
-	bool registered = false;
-
-	for (unsigned i = 0; i < now->n_keys; i++)
-		registered |= now->keys[i] == s->key;
-	if (!registered || !now->held || now->holder != s->key)
+	if (!reserve_is_ours(now, s->key))
 		note_taken(s);
+	return 0;
 }
 
-static int settle_reservation(struct iscsi *s, struct blk *b, struct err *err)
+static int refuse_reader(
+	struct iscsi *s, struct blk *b, const struct reserve_state *now, struct err *err)
 {
-	struct reserve_state now;
-	uint64_t holder = 0;
-	int ret;
+	if ((b->flags & (BLK_O_RDWR | BLK_O_SHARE)) || !now->held ||
+		now->holder == s->key)
+		return 0;
+	return is_reserved(s, now->holder, err);
+}
 
-	if ((b->flags & BLK_O_RDWR) && !s->reserved) {
-		ret = reserve_take(
-			run_blocking, s, s->key, b->flags & BLK_O_PATH, &holder);
-		s->reserved = ret == 0;
-	} else {
-		ret = reserve_look(run_blocking, s, &now);
-		if (ret == 0 && s->reserved)
-			look_whether_kept(s, &now);
-		else if (ret == 0 && now.held && now.holder != s->key &&
-			 !(b->flags & BLK_O_SHARE)) {
-			holder = now.holder;
-			ret = -EBUSY;
-		}
-	}
+static int reserve_failed(struct iscsi *s, int ret, uint64_t holder, struct err *err)
+{
 	if (ret == -EBUSY)
 		return is_reserved(s, holder, err);
 	if (ret == -ENOTSUP)
 		return err_set(err, ENOTSUP,
 			"%s: the target has no persistent reservations", s->shown);
-	return ret ? failed(s, s->ctx, "PERSISTENT RESERVE", err) : 0;
+	return err_errno(err, -ret, "%s: cannot reserve the LUN", s->shown);
+}
+
+/* While connecting. Several paths are told when (node_reserve). */
+static int settle_reservation(struct iscsi *s, struct blk *b, struct err *err)
+{
+	bool takes = (b->flags & BLK_O_RDWR) && !(b->flags & BLK_O_PATH) && !s->reserved;
+	struct reserve_state now;
+	uint64_t holder = 0;
+	int ret;
+
+	if (takes && s->facts.read_only)
+		return 0; /* it will be refused */
+	if (takes) {
+		ret = reserve_take(run_blocking, s, s->key, &holder);
+		s->reserved = ret == 0;
+	} else {
+		ret = reserve_look(run_blocking, s, &now);
+		holder = now.holder;
+	}
+	if (ret)
+		return reserve_failed(s, ret, holder, err);
+	if (takes)
+		return 0;
+	return s->reserved ? look_whether_kept(s, &now) : refuse_reader(s, b, &now, err);
 }
 
 static int node_connect(struct blk *b, struct err *err)
@@ -761,6 +773,10 @@ static int run(struct blk *b, const struct request *r)
 			return -ENOMEM;
 		task = s->dead ? NULL : r->send(s, r, c);
 		ret = wait_for(s, c, &task);
+		/* A target that did less than it was asked for and calls it good. */
+		if (ret == 0 && r->iov &&
+			task->residual_status != SCSI_RESIDUAL_NO_RESIDUAL)
+			ret = -EIO;
 		if (ret == 0 && r->receive)
 			ret = r->receive(s, task, r);
 		if (ret == AGAIN && r->send != send_capacity) /* it asks for that */
@@ -1090,19 +1106,23 @@ static int issue_check(struct blk *b, void *arg)
 	struct request ready = {.send = send_ready};
 	struct scsi_command c;
 	uint8_t *list;
-	int ret = run(b, &ready);
+	int is_ready = run(b, &ready), ret;
+	unsigned *priority = arg;
 
-	if (ret || !s->asymmetric)
-		return ret;
+	/* A port on standby is not ready, and a path all the same. */
+	if ((is_ready && is_ready != -EHOSTDOWN) || !s->asymmetric)
+		return is_ready;
 	list = malloc(GROUPS_BYTES);
 	if (!list)
 		return -ENOMEM;
 	scsi_report_port_groups(&c, list, GROUPS_BYTES);
 	ret = run_made(b, &c);
 	if (ret == 0)
-		*(unsigned *)arg = scsi_group_priority(list, c.got, s->port_group);
+		*priority = scsi_group_priority(list, c.got, s->port_group);
 	free(list);
-	return ret == -ENOTSUP ? 0 : ret;
+	if (ret == 0 && is_ready)
+		*priority = MIN(*priority, (unsigned)BLK_PATH_STANDBY);
+	return ret == -ENOTSUP ? is_ready : ret;
 }
 
 static int node_check_path(struct blk *b, unsigned *priority)
@@ -1228,6 +1248,34 @@ static int node_break_lock(struct blk *b, const char *holder, struct err *err)
 	return ret && !err->code ? err_errno(err, -ret, "%s", iscsi_of(b)->shown) : ret;
 }
 
+struct reserving {
+	bool join;
+	uint64_t holder;
+};
+
+static int issue_reserve(struct blk *b, void *arg)
+{
+	struct iscsi *s = iscsi_of(b);
+	struct reserving *r = arg;
+	int ret = r->join ? reserve_join(run_made, b, s->key)
+			  : reserve_take(run_made, b, s->key, &r->holder);
+
+	s->reserved = ret == 0;
+	return ret;
+}
+
+static int node_reserve(struct blk *b, bool join, struct err *err)
+{
+	struct iscsi *s = iscsi_of(b);
+	struct reserving r = {.join = join};
+	int ret;
+
+	if (!s->reserve || !(b->flags & BLK_O_RDWR) || s->facts.read_only)
+		return 0;
+	ret = session_run(&s->session, issue_reserve, &r);
+	return ret ? reserve_failed(s, ret, r.holder, err) : 0;
+}
+
 /* On the home loop. What other paths then hear of it is no news. */
 static int issue_drop(struct blk *b, void *arg)
 {
@@ -1249,6 +1297,7 @@ static void node_release(struct blk *b)
 static const struct blk_storage_ops storage_ops = {
 	.holders = node_holders,
 	.break_lock = node_break_lock,
+	.reserve = node_reserve,
 	.release = node_release,
 	.identity = node_identity,
 	.describe = node_describe,

@@ -258,16 +258,23 @@ static int take_options(struct multipath *m, struct opts *opts, struct err *err)
 
 /* ---- open and close -------------------------------------------------------------- */
 
-static int start_task(struct multipath *m, void (*fn)(void *arg), void *arg)
+static int start_task(
+	struct multipath *m, struct loop *loop, void (*fn)(void *arg), void *arg)
 {
 	int ret;
 
 	task_lock(&m->lock);
-	ret = task_spawn(m->home, fn, arg);
+	ret = task_spawn(loop, fn, arg);
 	if (ret == 0)
 		m->tasks++;
 	task_unlock(&m->lock);
 	return ret;
+}
+
+static int start_keeper(struct lane *l, struct err *err)
+{
+	l->loop = loop_start(err);
+	return l->loop ? start_task(l->m, l->loop, mp_keep, l) : -err->code;
 }
 
 static int start(struct multipath *m, struct err *err)
@@ -280,10 +287,10 @@ static int start(struct multipath *m, struct err *err)
 	m->home = loop_start(err);
 	if (!m->home)
 		return -err->code;
-	ret = start_task(m, mp_tick, m);
+	ret = start_task(m, m->home, mp_tick, m);
 	for (unsigned i = 0; i < m->set.n && ret == 0; i++)
-		ret = start_task(m, mp_keep, &m->lane[i]);
-	return ret ? err_errno(err, -ret, "multipath") : 0;
+		ret = start_keeper(&m->lane[i], err);
+	return ret && !err->code ? err_errno(err, -ret, "multipath") : ret;
 }
 
 /* Until all paths were tried, or one is up and the others had their time. */
@@ -355,6 +362,9 @@ static void stop(struct multipath *m)
 	while (m->tasks)
 		task_cond_wait(&m->changed, &m->lock);
 	task_unlock(&m->lock);
+	for (unsigned i = 0; i < m->set.n; i++)
+		if (m->lane[i].loop)
+			loop_stop(m->lane[i].loop);
 	loop_stop(m->home);
 }
 
@@ -385,6 +395,7 @@ static int mp_open(struct blk *b, struct opts *opts, struct err *err)
 	int ret;
 
 	m->b = b;
+	m->open_flags = b->flags;
 	m->wake_fd = -1;
 	m->opening = true;
 	ret = take_options(m, opts, err);
@@ -404,41 +415,98 @@ static int mp_open(struct blk *b, struct opts *opts, struct err *err)
 
 /* ---- size ------------------------------------------------------------------------ */
 
+struct resizing {
+	enum blk_prealloc prealloc;
+	struct err *err;
+};
+
+static int issue_resize(struct blk *path, const struct mp_request *r)
+{
+	const struct resizing *w = r->out;
+
+	*w->err = (struct err)ERR_INIT;
+	return blk_resize(path, r->bytes, w->prealloc, w->err);
+}
+
+static void set_sizes(struct multipath *m, uint64_t bytes)
+{
+	task_lock(&m->lock);
+	blk_set_size(m->b, bytes);
+	for (unsigned i = 0; i < m->set.n; i++)
+		if (m->lane[i].b)
+			blk_set_size(m->lane[i].b, bytes);
+	task_unlock(&m->lock);
+}
+
+/* A device's size may be more than was asked for: it is as the path has it. */
+static uint64_t largest(struct multipath *m)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < m->set.n; i++)
+		if (m->lane[i].path.state == PATH_UP)
+			bytes = MAX(bytes, blk_size(m->lane[i].b));
+	return bytes;
+}
+
+/* What is kept lies inside the old size, and must not be repeated behind a smaller one. */
 static int mp_resize(
 	struct blk *b, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
 {
 	struct multipath *m = mp_of(b);
-	struct lane *l = NULL;
-	int ret;
+	struct err why = ERR_INIT;
+	struct resizing w = {.prealloc = prealloc, .err = &why};
+	struct mp_request r = {
+		.issue = issue_resize, .bytes = bytes, .out = &w, .changes = true};
+	int ret = mp_flush(b);
 
-	task_lock(&m->lock);
-	ret = mp_next_lane(m, 0, 0, &l);
-	task_unlock(&m->lock);
-	if (ret)
-		return err_errno(err, -ret, "%s", b->filename);
-	ret = blk_resize(l->b, bytes, prealloc, err);
-	if (ret)
+	if (ret == 0)
+		ret = mp_run(b, &r);
+	if (ret) {
+		if (why.code && err)
+			*err = why;
+		else
+			err_errno(err, -ret, "Could not resize '%s'", b->filename);
 		return ret;
-	task_lock(&m->lock);
-	l->took_changes = true;
-	blk_set_size(b, blk_size(l->b));
-	for (unsigned i = 0; i < m->set.n; i++)
-		if (m->lane[i].b)
-			blk_set_size(m->lane[i].b, blk_size(b));
-	task_unlock(&m->lock);
+	}
+	set_sizes(m, b->caps & BLK_CAP_GROW ? bytes : largest(m));
 	return 0;
+}
+
+static int issue_allocated(struct blk *path, const struct mp_request *r)
+{
+	int64_t bytes = blk_allocated(path);
+
+	*(int64_t *)r->out = bytes;
+	return bytes < 0 ? (int)bytes : 0;
 }
 
 static int64_t mp_allocated(struct blk *b)
 {
+	int64_t bytes = 0;
+	struct mp_request r = {.issue = issue_allocated, .out = &bytes};
+	int ret = mp_run(b, &r);
+
+	return ret ? ret : bytes;
+}
+
+/* Others' locks on what the paths lie on. */
+static int mp_reflag(struct blk *b, struct err *err)
+{
 	struct multipath *m = mp_of(b);
-	struct lane *l;
-	int ret;
+	struct blk *paths[PATHS_MAX];
+	unsigned n = 0, flags;
+	int ret = 0;
 
 	task_lock(&m->lock);
-	ret = mp_next_lane(m, 0, 0, &l);
+	flags = m->open_flags = b->flags;
+	for (unsigned i = 0; i < m->set.n; i++)
+		if (m->lane[i].b)
+			paths[n++] = m->lane[i].b;
 	task_unlock(&m->lock);
-	return ret ? ret : blk_allocated(l->b);
+	for (unsigned i = 0; i < n && ret == 0; i++)
+		ret = blk_reflag(paths[i], flags, err);
+	return ret;
 }
 
 /* ---- facts ----------------------------------------------------------------------- */
@@ -499,7 +567,49 @@ static int mp_identity(struct blk *b, char **out)
 	return *out ? 0 : m->identity ? -ENOMEM : -ENOTSUP;
 }
 
+/* Through whichever path is up. */
+struct looking {
+	struct json *list;
+	const char *holder;
+	struct err *err;
+};
+
+static int issue_holders(struct blk *path, const struct mp_request *r)
+{
+	struct looking *w = r->out;
+
+	*w->err = (struct err)ERR_INIT;
+	w->list = blk_holders(path, w->err);
+	return w->list ? 0 : -w->err->code;
+}
+
+static struct json *mp_holders(struct blk *b, struct err *err)
+{
+	struct looking w = {.err = err};
+	struct mp_request r = {.issue = issue_holders, .out = &w};
+
+	return mp_run(b, &r) == 0 ? w.list : NULL;
+}
+
+static int issue_break(struct blk *path, const struct mp_request *r)
+{
+	struct looking *w = r->out;
+
+	*w->err = (struct err)ERR_INIT;
+	return blk_break_lock(path, w->holder, w->err);
+}
+
+static int mp_break_lock(struct blk *b, const char *holder, struct err *err)
+{
+	struct looking w = {.holder = holder, .err = err};
+	struct mp_request r = {.issue = issue_break, .out = &w};
+
+	return mp_run(b, &r);
+}
+
 static const struct blk_storage_ops storage_ops = {
+	.holders = mp_holders,
+	.break_lock = mp_break_lock,
 	.identity = mp_identity,
 	.describe = mp_describe,
 };
@@ -510,6 +620,7 @@ const struct blk_driver blk_multipath_driver = {
 	.state_bytes = sizeof(struct multipath),
 	.open = mp_open,
 	.close = mp_close,
+	.reflag = mp_reflag,
 	.preadv = mp_preadv,
 	.pwritev = mp_pwritev,
 	.flush = mp_flush,

@@ -23,14 +23,17 @@ struct lane {
 	unsigned fixed_priority; /* 0: as the path says */
 	struct blk *b; /* set once, under the lock; only then anything but UNREACHED */
 	char *name;
+	struct loop *loop;	  /* of its keeper, whom opening may block */
 	bool tried, took_changes; /* since the last flush */
 	struct err err;           /* of the first attempt to open */
 	int error;                /* for which it was lost */
 };
 
-/* A change that may still land. */
+/* A change that may still land. One that was repeated from the copies may land over another
+ * copy, too; any other only over what is written later. */
 struct doubt {
 	uint64_t offset, bytes, until_ns;
+	bool repeated;
 	struct doubt *next;
 };
 
@@ -42,6 +45,7 @@ struct multipath {
 	struct loop *home;
 	int wake_fd; /* readable when the node is being closed */
 	struct task_rwlock probing;
+	struct task_mutex reserving; /* before lock */
 
 	struct task_mutex lock; /* around everything below, and lanes */
 	struct task_cond changed;
@@ -57,6 +61,9 @@ struct multipath {
 	bool knows_size;
 	struct unflushed kept;
 	struct doubt *doubts;
+	struct doubt last_resort; /* for want of memory, all of the disk; bytes 0: unused */
+	unsigned open_flags;	  /* of lanes */
+	bool reserved;		  /* by one lane or more */
 
 	uint64_t recoveries, last_recovery_ns, repeated_bytes;
 };
@@ -76,7 +83,7 @@ struct mp_request {
 	const struct iovec *iov;
 	int niov;
 	unsigned flags;
-	struct blk_extent *out;
+	void *out; /* the caller's, for issue */
 	bool changes, keeps;
 };
 
@@ -101,7 +108,10 @@ void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns
 /* After the state of a lane has changed. */
 void mp_note_paths(struct multipath *m);
 void mp_start_recovering(struct multipath *m);
+/* Those that have passed; `all`: every one. */
 void mp_forget_doubts(struct multipath *m, bool all);
+/* Nothing is written by this node any more. */
+void mp_refuse(struct multipath *m);
 /* The last thing a task on the home loop does. */
 void mp_task_ended(struct multipath *m);
 

@@ -53,6 +53,12 @@ static int has_size(struct multipath *m, struct lane *l, struct blk *b, struct e
 		m->b->limits = b->limits;
 		m->b->caps = b->caps;
 		m->knows_size = true;
+	} else if (b->limits.request_align > m->b->limits.request_align) {
+		/* It would write what lies around a request, too. */
+		ret = err_set(err, EINVAL,
+			"path %u (%s) has blocks of %u bytes, and the disk of %u",
+			l->index, blk_filename(b), b->limits.request_align,
+			m->b->limits.request_align);
 	} else if (bytes < blk_size(m->b) && !(b->caps & BLK_CAP_GROW)) {
 		ret = err_set(err, EINVAL,
 			"path %u (%s) has %llu bytes, and the disk has %llu", l->index,
@@ -112,6 +118,36 @@ static bool is_up(struct lane *l)
 	return up;
 }
 
+/* The first path reserves the disk where it is to be reserved, others join; by turns. */
+static int reserve(struct lane *l, struct blk *b, struct err *err)
+{
+	struct multipath *m = l->m;
+	bool join;
+	int ret;
+
+	task_lock(&m->reserving);
+	task_lock(&m->lock);
+	join = m->reserved;
+	task_unlock(&m->lock);
+	ret = blk_reserve(b, join, err);
+	task_lock(&m->lock);
+	if (ret == 0)
+		m->reserved = true;
+	else if (join && ret == -EBADE)
+		mp_refuse(m);
+	task_unlock(&m->lock);
+	task_unlock(&m->reserving);
+	return ret;
+}
+
+/* Once for a reason. The lock is held. */
+static void tell(struct lane *l, int ret, const struct err *err)
+{
+	if (err->code && l->error != ret)
+		log_line(LOG_LEVEL_ERROR, "%s: %s", l->m->b->filename, err->msg);
+	l->error = ret;
+}
+
 /* Asks an opened path. */
 static void check(struct lane *l)
 {
@@ -124,15 +160,13 @@ static void check(struct lane *l)
 	if (ret == 0 && !is_up(l)) {
 		ret = is_same_disk(m, l, l->b, &err);
 		ret = ret ? ret : has_size(m, l, l->b, &err);
-		if (ret && l->error != ret) /* once */
-			log_line(LOG_LEVEL_ERROR, "%s: %s", m->b->filename, err.msg);
 	}
 	task_lock(&m->lock);
 	if (ret == 0) {
 		come_up(l, priority);
 	} else {
 		mp_lose(l, PATH_FAILED, ret, began_ns);
-		l->error = ret;
+		tell(l, ret, &err);
 	}
 	task_unlock(&m->lock);
 }
@@ -141,21 +175,31 @@ static int look_at_new(struct lane *l, struct blk *b, unsigned *priority, struct
 {
 	int ret = is_same_disk(l->m, l, b, err);
 
-	if (ret)
-		blk_release(b); /* of the other disk */
 	ret = ret ? ret : has_size(l->m, l, b, err);
 	if (ret)
 		return ret;
 	ret = ask(l, b, priority);
-	return ret ? err_errno(err, -ret, "path %u (%s)", l->index, blk_filename(b)) : 0;
+	if (ret)
+		return err_errno(err, -ret, "path %u (%s)", l->index, blk_filename(b));
+	return reserve(l, b, err);
+}
+
+static unsigned open_flags(struct multipath *m)
+{
+	unsigned flags;
+
+	task_lock(&m->lock);
+	flags = m->open_flags;
+	task_unlock(&m->lock);
+	return flags | BLK_O_PATH | BLK_O_DIRECT;
 }
 
 /* Each path has a page cache of its own where the kernel has one, so none is used. */
 static struct blk *open_lane(struct lane *l, unsigned *priority, struct err *err)
 {
 	struct opts *opts = opts_dup(l->opts);
-	struct blk *b = blk_open_child(l->m->b, opts, "path", NULL,
-		l->m->b->flags | BLK_O_PATH | BLK_O_DIRECT, err);
+	struct blk *b =
+		blk_open_child(l->m->b, opts, "path", NULL, open_flags(l->m), err);
 
 	opts_free(opts);
 	if (b && look_at_new(l, b, priority, err)) {
@@ -189,6 +233,10 @@ static void reach(struct lane *l)
 	}
 	task_cond_broadcast(&m->changed);
 	task_unlock(&m->lock);
+	/* Where that has changed since, nobody has told this one. */
+	if (b && blk_reflag(b, open_flags(m), &err))
+		log_line(LOG_LEVEL_WARNING, "%s: path %u: %s", m->b->filename, l->index,
+			err.msg);
 }
 
 static bool is_closing(struct multipath *m)
@@ -234,6 +282,7 @@ void mp_tick(void *arg)
 		mp_start_recovering(m);
 		if (m->opening || m->no_path_since_ns || m->doubts)
 			task_cond_broadcast(&m->changed);
+		mp_forget_doubts(m, false);
 		task_unlock(&m->lock);
 		rest(m, TICK_NS);
 		task_lock(&m->lock);

@@ -108,6 +108,8 @@ static bool is_overdue(const struct multipath *m)
 
 /* ---- doubts; the lock is held ---------------------------------------------------- */
 
+#define FENCED_NS (2 * SECOND_NS)
+
 void mp_forget_doubts(struct multipath *m, bool all)
 {
 	struct doubt **link = &m->doubts;
@@ -115,13 +117,26 @@ void mp_forget_doubts(struct multipath *m, bool all)
 	while (*link) {
 		struct doubt *d = *link;
 
-		if (all || d->until_ns <= mp_now_ns()) {
-			*link = d->next;
-			free(d);
-		} else {
+		if (!all && d->until_ns > mp_now_ns()) {
 			link = &d->next;
+			continue;
 		}
+		*link = d->next;
+		if (d == &m->last_resort)
+			d->bytes = 0;
+		else
+			free(d);
 	}
+}
+
+/* The disk's commands were ended. What a target had received and not begun it begins within
+ * moments, now that it answers. */
+static void shorten_doubts(struct multipath *m)
+{
+	uint64_t until_ns = mp_now_ns() + FENCED_NS;
+
+	for (struct doubt *d = m->doubts; d; d = d->next)
+		d->until_ns = MIN(d->until_ns, until_ns);
 }
 
 static bool is_in_doubt(const struct multipath *m, uint64_t offset, uint64_t bytes)
@@ -132,31 +147,43 @@ static bool is_in_doubt(const struct multipath *m, uint64_t offset, uint64_t byt
 	return false;
 }
 
-/* Where there is no memory for it, all of the disk is in doubt by the one there is. */
-static void add_doubt(struct multipath *m, uint64_t offset, uint64_t bytes)
+static bool is_copy_in_doubt(const struct multipath *m)
 {
-	struct doubt *d = malloc(sizeof(*d));
+	for (const struct doubt *d = m->doubts; d; d = d->next)
+		if (d->repeated)
+			return true;
+	return false;
+}
 
-	if (!d && m->doubts) {
-		m->doubts->offset = 0;
-		m->doubts->bytes = UINT64_MAX;
-		m->doubts->until_ns = mp_now_ns() + m->doubt_ns;
-	}
-	if (!d)
-		return;
-	*d = (struct doubt){.offset = offset,
-		.bytes = bytes,
-		.until_ns = mp_now_ns() + m->doubt_ns,
-		.next = m->doubts};
+static void link_doubt(struct multipath *m, struct doubt *d, const struct doubt *what)
+{
+	*d = *what;
+	d->until_ns = mp_now_ns() + m->doubt_ns;
+	d->next = m->doubts;
 	m->doubts = d;
+}
+
+static void add_doubt(struct multipath *m, uint64_t offset, uint64_t bytes, bool repeated)
+{
+	struct doubt what = {.offset = offset, .bytes = bytes, .repeated = repeated};
+	struct doubt *d = malloc(sizeof(*d)), *all = &m->last_resort;
+
+	if (d) {
+		link_doubt(m, d, &what);
+		return;
+	}
+	what = (struct doubt){.bytes = UINT64_MAX, .repeated = true};
+	if (all->bytes)
+		all->until_ns = mp_now_ns() + m->doubt_ns;
+	else
+		link_doubt(m, all, &what);
 }
 
 static void wait_doubt(struct multipath *m, uint64_t offset, uint64_t bytes)
 {
-	while (!m->closing && is_in_doubt(m, offset, bytes)) {
-		task_cond_wait(&m->changed, &m->lock); /* a tick at the latest */
-		mp_forget_doubts(m, false);
-	}
+	mp_forget_doubts(m, false);
+	while (!m->closing && is_in_doubt(m, offset, bytes))
+		task_cond_wait(&m->changed, &m->lock); /* for a tick */
 }
 
 /* ---- requests -------------------------------------------------------------------- */
@@ -204,8 +231,8 @@ static void count(struct path *p, const struct mp_request *r, int ret)
 static int keep_copy(struct multipath *m, const struct mp_request *r)
 {
 	return r->iov ? unflushed_add(&m->kept, r->offset, r->iov, r->niov)
-		      : unflushed_add_zero(&m->kept, r->offset, r->bytes,
-				r->flags & ~(unsigned)BLK_FUA);
+		      : unflushed_add_zero(
+				&m->kept, r->offset, r->bytes, r->flags & BLK_MAY_UNMAP);
 }
 
 /* One attempt. The lock is held, and not across the request. */
@@ -235,6 +262,11 @@ static int attempt(struct lane *l, const struct mp_request *r, uint64_t *began_n
 	if (--m->in_flight == 0 && m->recovering)
 		task_cond_broadcast(&m->changed);
 	return ret;
+}
+
+void mp_refuse(struct multipath *m)
+{
+	m->refused = m->flush_error = -EBADE;
 }
 
 /* Those that answered EIO where another then did it. */
@@ -269,13 +301,13 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 		if (!is_path_error(ret))
 			break;
 		if (r->changes && !is_answer(ret))
-			add_doubt(m, r->offset, r->bytes);
+			add_doubt(m, r->offset, r->bytes, false);
 		mp_lose(l, PATH_FAILED, ret, began_ns);
 	}
 	if (ret == 0)
 		lose_faulty(m, faulty);
 	if (r->changes && ret == -EBADE)
-		m->refused = m->flush_error = ret;
+		mp_refuse(m);
 	return ret;
 }
 
@@ -285,7 +317,8 @@ int mp_run(struct blk *b, const struct mp_request *r)
 	int ret = 0;
 
 	task_lock(&m->lock);
-	if (r->keeps && m->kept.head && m->kept.held_bytes + r->bytes > KEPT_MAX)
+	if (r->keeps && m->kept.head &&
+		m->kept.held_bytes + (r->iov ? r->bytes : 0) > KEPT_MAX)
 		ret = mp_flush_all(m);
 	if (ret == 0)
 		ret = run_locked(m, r);
@@ -297,6 +330,7 @@ int mp_run(struct blk *b, const struct mp_request *r)
 
 struct flushing {
 	struct lane *lane;
+	uint64_t losses; /* when it began */
 	int ret;
 };
 
@@ -328,7 +362,8 @@ static unsigned collect(struct multipath *m, struct flushing *f)
 	for (unsigned i = 0; i < m->set.n; i++)
 		if (m->lane[i].took_changes) {
 			m->lane[i].took_changes = false;
-			f[n++] = (struct flushing){.lane = &m->lane[i]};
+			f[n++] = (struct flushing){
+				.lane = &m->lane[i], .losses = m->lane[i].path.losses};
 		}
 	return n;
 }
@@ -343,6 +378,10 @@ static bool judge_flush(struct multipath *m, const struct flushing *f, unsigned 
 		int ret = f[i].ret;
 		struct lane *l = f[i].lane;
 
+		/* Lost meanwhile: what answered may have been another connection, to a
+		 * server that had forgotten. All is repeated. */
+		if (f[i].losses != l->path.losses || l->path.state != PATH_UP)
+			again = true;
 		if (ret == 0)
 			continue;
 		l->path.errors++;
@@ -400,38 +439,71 @@ static int repeat_one(struct blk *path, const struct unflushed_write *w)
 		       : blk_pwritev(path, w->offset, &iov, 1, 0);
 }
 
-/* No request is in flight, and none begins: what is kept stays as it is. */
-static int repeat_kept(struct multipath *m, struct lane *l)
-{
-	int ret = 0;
+/* What came of an attempt to restore. */
+struct restoring {
+	struct lane *lane;
+	bool doubts, fenced;
+	uint64_t losses; /* of the lane, when it began */
+	uint64_t bytes;
+	const struct unflushed_write *failed; /* the copy that could not be repeated */
+	int ret;
+};
 
-	for (const struct unflushed_write *w = m->kept.head; w && ret == 0; w = w->next) {
-		ret = repeat_one(l->b, w);
-		m->repeated_bytes += w->bytes;
+/* No request is in flight, and none begins: what is kept stays as it is. */
+static void repeat_kept(struct multipath *m, struct restoring *r)
+{
+	for (const struct unflushed_write *w = m->kept.head; w; w = w->next) {
+		r->ret = repeat_one(r->lane->b, w);
+		if (r->ret) {
+			r->failed = w;
+			return;
+		}
+		r->bytes += w->bytes;
 	}
-	return ret;
 }
 
 static int fence(struct multipath *m, struct lane *l)
 {
 	int ret;
 
+	if (!blk_can_fence(l->b))
+		return -ENOTSUP;
 	task_wrlock(&m->probing);
 	ret = blk_fence(l->b);
 	task_wrunlock(&m->probing);
 	return ret;
 }
 
-/* Through this path, all becomes as it was acknowledged. The lock is not held. */
-static int restore(struct multipath *m, struct lane *l, bool doubts, bool *fenced)
+/* A copy that may yet land must not do so over another. */
+static void wait_copies(struct multipath *m)
 {
-	int ret = doubts ? fence(m, l) : 0;
+	task_lock(&m->lock);
+	mp_forget_doubts(m, false);
+	while (!m->closing && is_copy_in_doubt(m))
+		task_cond_wait(&m->changed, &m->lock);
+	task_unlock(&m->lock);
+}
 
-	*fenced = doubts && ret == 0;
-	if (ret && is_path_error(ret))
-		return ret;
+/* Through this path, all becomes as it was acknowledged. The lock is not held. */
+static void restore(struct multipath *m, struct restoring *r)
+{
+	struct lane *l = r->lane;
+
+	if (r->doubts) {
+		r->ret = fence(m, l);
+		r->fenced = r->ret == 0;
+		if (is_path_error(r->ret))
+			return;
+		if (r->fenced) {
+			task_lock(&m->lock);
+			shorten_doubts(m);
+			task_unlock(&m->lock);
+		}
+		wait_copies(m);
+		r->ret = 0;
+	}
 	blk_raise_size(l->b, blk_size(m->b));
-	return repeat_kept(m, l);
+	repeat_kept(m, r);
 }
 
 /* A path, when nothing is in flight. NULL: the node is being closed. The lock is held. */
@@ -456,6 +528,8 @@ static void recovered(struct multipath *m, const struct lane *l, int ret)
 			"%s: unflushed data could not be written again through path %u: "
 			"%s",
 			m->b->filename, l->index, strerror(-ret));
+		if (ret == -EBADE)
+			mp_refuse(m);
 		m->flush_error = ret;
 	}
 	m->recovering = false;
@@ -463,6 +537,31 @@ static void recovered(struct multipath *m, const struct lane *l, int ret)
 	m->last_recovery_ns = mp_now_ns() - m->lost_ns;
 	log_line(LOG_LEVEL_WARNING, "%s: goes on through path %u (%s) after %.1f s",
 		m->b->filename, l->index, l->name, (double)m->last_recovery_ns / 1e9);
+}
+
+/* True where it has come to an end, good or bad; else another path is to try. */
+static bool judge_restoring(struct multipath *m, const struct restoring *r)
+{
+	struct lane *l = r->lane;
+	uint32_t bit = 1u << l->index;
+
+	m->repeated_bytes += r->bytes;
+	if (is_path_error(r->ret)) {
+		if (r->failed && !is_answer(r->ret))
+			add_doubt(m, r->failed->offset, r->failed->bytes, true);
+		mp_lose(l, PATH_FAILED, r->ret, mp_now_ns());
+		return false;
+	}
+	if (r->ret == -EIO && paths_pick(&m->set, 0, bit, mp_now_ns())) {
+		mp_lose(l, PATH_FAILED, r->ret, mp_now_ns());
+		return false;
+	}
+	/* Lost meanwhile, and perhaps found again: by a server that had forgotten it all. */
+	if (l->path.losses != r->losses || l->path.state != PATH_UP)
+		return false;
+	l->took_changes = true;
+	recovered(m, l, r->ret);
+	return true;
 }
 
 void mp_task_ended(struct multipath *m)
@@ -475,22 +574,17 @@ static void recover(void *arg)
 {
 	struct multipath *m = arg;
 	struct lane *l;
+	bool ended = false;
 
 	task_lock(&m->lock);
-	while (m->recovering && (l = wait_for_restoring(m))) {
-		bool doubts = m->doubts, fenced;
-		int ret;
+	while (!ended && m->recovering && (l = wait_for_restoring(m))) {
+		struct restoring r = {
+			.lane = l, .doubts = m->doubts, .losses = l->path.losses};
 
-		l->took_changes = true;
 		task_unlock(&m->lock);
-		ret = restore(m, l, doubts, &fenced);
+		restore(m, &r);
 		task_lock(&m->lock);
-		if (fenced)
-			mp_forget_doubts(m, true);
-		if (is_path_error(ret))
-			mp_lose(l, PATH_FAILED, ret, mp_now_ns());
-		else
-			recovered(m, l, ret);
+		ended = judge_restoring(m, &r);
 	}
 	m->recoverer_runs = false;
 	mp_task_ended(m);

@@ -237,7 +237,6 @@ void posix_close(struct posix *p)
 {
 	if (p->fd < 0)
 		return;
-	host_reserve_end(&p->reserve, p->fd);
 	if (p->noted)
 		lock_note_remove(p->noted);
 	free(p->noted);

@@ -82,7 +82,6 @@ enum {
 	RELEASE = 2,
 	PREEMPT = 4,
 	PREEMPT_AND_ABORT = 5,
-	REGISTER_AND_IGNORE_KEY = 6,
 };
 #define WRITE_EXCLUSIVE_REGISTRANTS_ONLY 5
 
@@ -157,33 +156,67 @@ static bool can_persist(reserve_run *run, void *ctx)
 	       (in[2] & 1);
 }
 
-static int unregister(reserve_run *run, void *ctx, uint64_t key)
+bool reserve_is_ours(const struct reserve_state *now, uint64_t key)
 {
-	return tell(run, ctx, REGISTER, key, 0, false);
+	for (unsigned i = 0; i < now->n_keys; i++)
+		if (now->keys[i] == key)
+			return now->held && now->holder == key;
+	return false;
 }
 
+/* The last word on persistence counts for everybody (SPC-4, 5.13.5), so each says the same. */
+static void unregister(reserve_run *run, void *ctx, uint64_t key)
+{
+	tell(run, ctx, REGISTER, key, 0, can_persist(run, ctx));
+}
+
+/* A path that is registered already, as all of a host's are by the kernel, is refused. */
 static int enrol(reserve_run *run, void *ctx, uint64_t key)
 {
-	return tell(run, ctx, REGISTER_AND_IGNORE_KEY, 0, key, can_persist(run, ctx));
+	return tell(run, ctx, REGISTER, 0, key, can_persist(run, ctx));
 }
 
-int reserve_take(reserve_run *run, void *ctx, uint64_t key, bool shared, uint64_t *holder)
+int reserve_take(reserve_run *run, void *ctx, uint64_t key, uint64_t *holder)
 {
 	struct reserve_state now;
-	int ret = enrol(run, ctx, key);
+	int ret = reserve_look(run, ctx, &now);
 
+	*holder = now.holder;
+	if (ret == 0 && now.held)
+		ret = -EBUSY;
 	if (ret)
 		return ret;
-	ret = tell(run, ctx, RESERVE, key, 0, false);
-	if (ret == -EBADE) {
-		ret = reserve_look(run, ctx, &now);
-		if (ret == 0 && !(now.held && now.holder == key && shared)) {
-			*holder = now.held ? now.holder : 0;
-			ret = -EBUSY;
-		}
+	ret = enrol(run, ctx, key);
+	if (ret == 0) {
+		ret = tell(run, ctx, RESERVE, key, 0, false);
+		if (ret)
+			unregister(run, ctx, key);
 	}
+	if (ret != -EBADE)
+		return ret;
+	/* Another was faster. */
+	ret = reserve_look(run, ctx, &now);
+	*holder = now.held ? now.holder : 0;
+	return ret ? ret : -EBUSY;
+}
+
+int reserve_join(reserve_run *run, void *ctx, uint64_t key)
+{
+	struct reserve_state now;
+	int ret = reserve_look(run, ctx, &now);
+
+	if (ret == 0 && !reserve_is_ours(&now, key))
+		ret = -EBADE;
 	if (ret)
+		return ret;
+	ret = enrol(run, ctx, key);
+	/* It may have been lost in between. */
+	if (ret == 0)
+		ret = reserve_look(run, ctx, &now);
+	if (ret == 0 && !reserve_is_ours(&now, key)) {
 		unregister(run, ctx, key);
+		ret = -EBADE;
+	}
 	return ret;
 }
 
@@ -205,23 +238,42 @@ void reserve_drop(reserve_run *run, void *ctx, uint64_t key)
 	unregister(run, ctx, key);
 }
 
+static bool is_registered(const struct reserve_state *now, uint64_t key)
+{
+	for (unsigned i = 0; i < now->n_keys; i++)
+		if (now->keys[i] == key)
+			return true;
+	return false;
+}
+
+/* Where the path is registered under the victim's key itself: a program of this host, by the
+ * kernel's paths. */
+static void break_own(reserve_run *run, void *ctx, uint64_t victim)
+{
+	tell(run, ctx, PREEMPT, victim, victim, false);
+	tell(run, ctx, RELEASE, victim, 0, false);
+	unregister(run, ctx, victim);
+}
+
 int reserve_break(reserve_run *run, void *ctx, uint64_t key, uint64_t victim)
 {
 	struct reserve_state now;
-	bool found = false;
 	int ret = reserve_look(run, ctx, &now);
 
-	for (unsigned i = 0; ret == 0 && i < now.n_keys; i++)
-		found |= now.keys[i] == victim;
-	if (ret || !found)
+	if (ret || !is_registered(&now, victim))
 		return ret ? ret : -ENOENT;
 	ret = enrol(run, ctx, key);
-	if (ret)
-		return ret;
-	ret = preempt(run, ctx, key, victim);
-	tell(run, ctx, RELEASE, key, 0, false);
-	unregister(run, ctx, key);
-	return ret;
+	if (ret == 0) {
+		ret = preempt(run, ctx, key, victim);
+		tell(run, ctx, RELEASE, key, 0, false);
+		unregister(run, ctx, key);
+	} else if (ret == -EBADE) {
+		break_own(run, ctx, victim);
+		ret = 0;
+	}
+	if (ret == 0)
+		ret = reserve_look(run, ctx, &now);
+	return ret == 0 && is_registered(&now, victim) ? -EBADE : ret;
 }
 
 int reserve_break_named(reserve_run *run, void *ctx, uint64_t key, const char *filename,

@@ -43,9 +43,13 @@ uint64_t reserve_own_key(void);
 void reserve_name(uint64_t key, char name[RESERVE_NAME_MAX]);
 
 int reserve_look(reserve_run *run, void *ctx, struct reserve_state *out);
-/* Registers and reserves. With `shared` another path may hold it under the same key. -EBUSY
- * with the other's key in *holder; nothing stays registered on failure. */
-int reserve_take(reserve_run *run, void *ctx, uint64_t key, bool shared, uint64_t *holder);
+/* Registers and reserves. -EBUSY with the other's key in *holder where it is held, under
+ * whatever key; nothing stays registered on failure. */
+int reserve_take(reserve_run *run, void *ctx, uint64_t key, uint64_t *holder);
+/* Registers another path of who holds it under this key. -EBADE where nobody does. */
+int reserve_join(reserve_run *run, void *ctx, uint64_t key);
+/* True where it is held under this key, which is registered. */
+bool reserve_is_ours(const struct reserve_state *now, uint64_t key);
 /* Gives it up by all paths, also those that are gone. */
 void reserve_drop(reserve_run *run, void *ctx, uint64_t key);
 /* Takes it from the victim and gives it up. -ENOENT where that key is not registered. */

@@ -198,12 +198,27 @@ static int take_behind_error(struct session *s)
 	return ret;
 }
 
+/* A server tells once of what it lost, and calls the rest well: after a flush that failed
+ * all is written again before the next, over another connection. */
+static void distrust(struct session *s, int ret)
+{
+	if (ret && ret != SESSION_LOST && ret != -ENOMEM && ret != -EBADE && s->keeps)
+		s->doubtful = true;
+}
+
 /* On the home loop. */
 static int flush(void *arg)
 {
 	struct change *c = arg;
 	struct session_request r = {.s = c->s, .issue = flush_issue, .arg = c};
-	int ret = attempt(&r);
+	int ret;
+
+	if (c->s->doubtful) {
+		c->s->doubtful = false;
+		lost(c->s);
+	}
+	ret = attempt(&r);
+	distrust(c->s, ret);
 
 	if (ret == 0)
 		ret = c->s->sync_error;
@@ -444,13 +459,17 @@ int session_open(
 static int close_home(void *arg)
 {
 	struct session *s = arg;
+	struct session_request goodbye = {.s = s};
 
 	s->closing = true;
 	changed(s);
 	while (s->returning || s->flushing)
 		wait_change(s);
 	assert(!s->oldest);
+	/* A server that has no answer to a goodbye is cut off like any other. */
+	enter(&goodbye);
 	disconnect(s, s->up);
+	leave(&goodbye);
 	unflushed_free(&s->kept);
 	return 0;
 }

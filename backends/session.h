@@ -15,6 +15,8 @@
  *    again. KEPT_MAX bounds them: past it a write waits for a flush, which has begun beside
  *    the writes when half of that was reached. Where such a flush fails, the next write that
  *    waits or the next flush is told, once.
+ *    A server that fails to flush may have lost what it had, and not say so twice: all that
+ *    is kept is written again, over a new connection, before the next flush.
  * 3. A request that has had no answer for timeout_ns breaks the connection. What is still in
  *    the socket then must not arrive later, over data written since: sockets are closed
  *    so that the kernel forgets what it has not sent (SO_LINGER of 0).
@@ -62,6 +64,7 @@ struct session {
 	bool returning; /* the task that connects again is under way */
 	bool flushing;	/* one that nobody asked for is under way */
 	int behind_error; /* what came of it, to be told once */
+	bool doubtful;	/* a flush failed: what was acknowledged before is written again */
 	int sync_error; /* a write that could not be repeated: answers every flush for good */
 	uint64_t down_since_ns;
 	struct session_request *oldest, *newest; /* in flight */

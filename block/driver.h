@@ -136,6 +136,9 @@ const struct blk_driver *blk_driver_for_name(const char *filename);
 struct blk *blk_open_child(struct blk *parent, struct opts *opts, const char *prefix,
 	const char *default_name, unsigned flags, struct err *err);
 
+/* Hands BLK_O_SHARE_WRITE of `flags` to a child opened already (the reflag operation). */
+int blk_reflag(struct blk *b, unsigned flags, struct err *err);
+
 /* A name found inside an image, as a path: relative names are resolved beside `image`. A
  * protocol prefix or json: is -EPERM unless trusted. malloc'd into *out. */
 int blk_resolve_name(const char *image, const char *name, bool trusted, char **out,

@@ -185,25 +185,6 @@ static char *note_text(void)
 	return text;
 }
 
-void lock_note_write(const char *filename)
-{
-	char *path = note_path(filename), *text = note_text();
-	int fd = -1;
-
-	if (path && text)
-		fd = open(path,
-			O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW |
-				O_NONBLOCK | O_NOCTTY,
-			0644);
-	if (fd >= 0) {
-		if (write(fd, text, strlen(text)) < 0)
-			unlink(path);
-		close(fd);
-	}
-	free(path);
-	free(text);
-}
-
 static void take_text(const struct json *o, const char *key, char *out, size_t bytes)
 {
 	const struct json *v = json_get(o, key);
@@ -248,13 +229,33 @@ bool lock_note_read(const char *filename, struct lock_owner *out)
 	free(path);
 	if (fd < 0)
 		return false;
-	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1)
 		n = read(fd, text, NOTE_MAX);
 	close(fd);
 	if (n <= 0)
 		return false;
 	text[n] = '\0';
 	return parse_note(text, out);
+}
+
+/* What is there already and is no note is somebody's, whatever its name. */
+void lock_note_write(const char *filename)
+{
+	char *path = note_path(filename), *text = note_text();
+	struct lock_owner old;
+	int fd = -1;
+
+	if (path && lock_note_read(filename, &old))
+		unlink(path);
+	if (path && text)
+		fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	if (fd >= 0) {
+		if (write(fd, text, strlen(text)) < 0)
+			unlink(path);
+		close(fd);
+	}
+	free(path);
+	free(text);
 }
 
 void lock_note_remove(const char *filename)

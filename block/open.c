@@ -253,7 +253,7 @@ static struct blk *node_new(const struct request *r)
 	return b;
 }
 
-static int reflag(struct blk *b, unsigned flags, struct err *err)
+int blk_reflag(struct blk *b, unsigned flags, struct err *err)
 {
 	unsigned old = b->flags;
 	int ret;
@@ -264,7 +264,7 @@ static int reflag(struct blk *b, unsigned flags, struct err *err)
 	if (b->drv->reflag)
 		ret = b->drv->reflag(b, err);
 	else
-		ret = b->file ? reflag(b->file, flags, err) : 0;
+		ret = b->file ? blk_reflag(b->file, flags, err) : 0;
 	if (ret)
 		b->flags = old;
 	return ret;
@@ -620,7 +620,7 @@ struct blk *blk_open_child(struct blk *parent, struct opts *opts, const char *pr
 
 	flags = child_flags(parent, flags);
 	if (file && parent->file) /* opened to be probed */
-		return reflag(parent->file, flags, err) ? NULL : parent->file;
+		return blk_reflag(parent->file, flags, err) ? NULL : parent->file;
 	b = open_child_tree(parent, opts, prefix, default_name, flags, err);
 	if (file)
 		parent->file = b;

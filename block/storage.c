@@ -44,6 +44,18 @@ int blk_fence(struct blk *b)
 	return ops->fence ? ops->fence(b) : -ENOTSUP;
 }
 
+bool blk_can_fence(struct blk *b)
+{
+	return ops_of(&b)->fence;
+}
+
+int blk_reserve(struct blk *b, bool join, struct err *err)
+{
+	const struct blk_storage_ops *ops = ops_of(&b);
+
+	return ops->reserve ? ops->reserve(b, join, err) : 0;
+}
+
 void blk_release(struct blk *b)
 {
 	const struct blk_storage_ops *ops = ops_of(&b);

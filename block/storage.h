@@ -40,8 +40,12 @@ struct blk_storage_ops {
 	struct json *(*holders)(struct blk *b, struct err *err);
 	/* Takes the lock away from that holder, whose writes fail from then on. */
 	int (*break_lock)(struct blk *b, const char *holder, struct err *err);
-	/* One of several paths: gives up what the node holds by all of them, before the first is
-	 * closed. */
+	/* One of several paths (others take what they were asked for when they are opened):
+	 * reserves the disk, or joins the reservation that another path of the same node has
+	 * taken. 0 where the node was not asked to, too. -EBUSY where it is another's; -EBADE
+	 * where it is not ours any more. */
+	int (*reserve)(struct blk *b, bool join, struct err *err);
+	/* Gives up what is held by all paths, before the first is closed. */
 	void (*release)(struct blk *b);
 };
 
@@ -49,9 +53,11 @@ struct blk_storage_ops {
 int blk_identity(struct blk *b, char **out);
 int blk_check_path(struct blk *b, unsigned *priority);
 int blk_fence(struct blk *b);
+bool blk_can_fence(struct blk *b);
 /* NULL, or -ENOTSUP, with err set where the place has no locks of its own. */
 struct json *blk_holders(struct blk *b, struct err *err);
 int blk_break_lock(struct blk *b, const char *holder, struct err *err);
+int blk_reserve(struct blk *b, bool join, struct err *err); /* 0 where there is none */
 void blk_release(struct blk *b);
 /* The facts of a protocol node as an object of the caller's; NULL where there are none. */
 struct json *blk_describe(struct blk *b);

@@ -296,11 +296,10 @@ static int answer(void *ctx, struct scsi_command *c)
 		return answer_in(c);
 	assert_int_equal(c->cdb[0], 0x5f);
 	assert_int_equal(c->out_bytes, 24);
-	if (c->cdb[1] != 6 && (!unit.key[path] || unit.key[path] != load(out)))
+	if (unit.key[path] != load(out) || (c->cdb[1] && !unit.key[path]))
 		return -EBADE;
 	switch (c->cdb[1]) {
 	case 0:
-	case 6:
 		unit.key[path] = load(out + 8);
 		if (!unit.key[path] && unit.holder == path)
 			unit.holder = -1;
@@ -329,15 +328,21 @@ static void one_writer_holds_it_over_all_its_paths(void **state)
 
 	(void)state;
 	unit = (struct unit){.holder = -1};
-	assert_int_equal(reserve_take(answer, &path[0], 0xa, true, &holder), 0);
-	assert_int_equal(reserve_take(answer, &path[1], 0xa, true, &holder), 0);
-	/* The same key is no way in for who is not one of several paths. */
-	assert_int_equal(reserve_take(answer, &path[2], 0xa, false, &holder), -EBUSY);
-	assert_int_equal(reserve_take(answer, &path[3], 0xb, true, &holder), -EBUSY);
+	assert_int_equal(reserve_join(answer, &path[1], 0xa), -EBADE);
+	assert_int_equal(reserve_take(answer, &path[0], 0xa, &holder), 0);
+	assert_int_equal(reserve_join(answer, &path[1], 0xa), 0);
+	/* The same key is no way in. */
+	assert_int_equal(reserve_take(answer, &path[2], 0xa, &holder), -EBUSY);
+	assert_int_equal(reserve_take(answer, &path[3], 0xb, &holder), -EBUSY);
 	assert_int_equal(holder, 0xa);
+	assert_int_equal(reserve_join(answer, &path[3], 0xb), -EBADE);
+	/* Whose path is registered under another's key, as all of a host's are, is refused. */
+	assert_int_equal(reserve_take(answer, &path[0], 0xc, &holder), -EBUSY);
+	assert_int_equal(unit.key[0], 0xa);
 	assert_int_equal(reserve_look(answer, &path[3], &now), 0);
 	assert_int_equal(now.n_keys, 2);
-	assert_true(now.held && now.holder == 0xa);
+	assert_true(reserve_is_ours(&now, 0xa));
+	assert_false(reserve_is_ours(&now, 0xb));
 	/* Given up by one path, for those that are gone as well. */
 	reserve_drop(answer, &path[1], 0xa);
 	reserve_drop(answer, &path[0], 0xa);
@@ -354,13 +359,18 @@ static void a_key_is_broken_by_its_name(void **state)
 
 	(void)state;
 	unit = (struct unit){.holder = -1};
-	assert_int_equal(reserve_take(answer, &path[0], 0xa, false, &holder), 0);
+	assert_int_equal(reserve_take(answer, &path[0], 0xa, &holder), 0);
 	assert_int_equal(reserve_break(answer, &path[1], 0xb, 0xc), -ENOENT);
 	assert_int_equal(unit.key[0], 0xa);
 	assert_int_equal(reserve_break(answer, &path[1], 0xb, 0xa), 0);
 	assert_int_equal(reserve_look(answer, &path[0], &now), 0);
 	assert_int_equal(now.n_keys, 0);
 	assert_false(now.held);
+	/* Also by the path it was registered on. */
+	assert_int_equal(reserve_take(answer, &path[0], 0xa, &holder), 0);
+	assert_int_equal(reserve_break(answer, &path[0], 0xb, 0xa), 0);
+	assert_int_equal(unit.key[0], 0);
+	assert_int_equal(unit.holder, -1);
 }
 
 int main(void)
