@@ -63,6 +63,26 @@ PY
 	is "$(wc -l <err)" 1 "no such place: one line"
 }
 
+# converse OPTION...: byre-io does what the file `before` says and tells that it has; what the
+# file `after` says it does once there is a file `go`. Comes back in between.
+converse () {
+	rm -f go
+	{
+		cat before
+		echo "read 0 512"
+		until [ -e go ]; do sleep 0.05; done
+		cat after
+	} | byre-io "$@" >io.out 2>io.err &
+	writer=$!
+	wait_for grep -q "^512 bytes" io.out
+}
+# goes_on NAME: it ends well, and has read what it should.
+goes_on () {
+	touch go
+	if wait $writer; then pass "$1: no error is seen"; else fail "$1: no error is seen" "$(cat io.err)"; fi
+	is "$(sed 's/byre-io> //g' io.out | grep -v '512 bytes\|512/512' | grep -c .)" 0 "$1: every byte is read again"
+}
+
 # The network swallows everything for a while, longer than a request may wait: the connection
 # is given up, made again, and nobody above notices.
 silence_loses_nothing () {
@@ -70,19 +90,16 @@ silence_loses_nothing () {
 	there=$(url "$kind" c.img)
 	ok "create" byre-img create -q -f qcow2 "$there" 64M
 	{
-		for i in $(seq 0 19); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done
-		echo "sleep 500"
 		for i in $(seq 20 39); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done
 		for i in $(seq 0 39); do echo "read -q -P $((i + 1)) $((i * 512))k 512k"; done
-	} >commands
-	byre-io --image-opts "driver=qcow2,file.filename=$there,file.timeout=2" <commands >io.out 2>io.err &
-	writer=$!
-	sleep 0.3
+	} >after
+	for i in $(seq 0 19); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done >before
+	converse --image-opts "driver=qcow2,file.filename=$there,file.timeout=2"
 	ip link set lo down
+	touch go
 	sleep 4
 	ip link set lo up
-	if wait $writer; then pass "silence: no error is seen"; else fail "silence: no error is seen" "$(cat io.err)"; fi
-	is "$(sed 's/byre-io> //g' io.out | grep -c .)" 0 "silence: every byte is read again"
+	goes_on silence
 	like "$(cat io.err)" "no answer for 2 seconds\|connection is lost" "silence: it is told"
 	ok "silence: sound" byre-img check -q "$there"
 }
@@ -97,19 +114,17 @@ a_power_cut_loses_nothing () {
 		echo "flush"
 		echo "write -q -P 2 1M 1M"
 		echo "write -q -P 3 1536k 1M"
-		echo "sleep 700"
+	} >before
+	{
 		echo "read -q -P 1 0 1M"
 		echo "read -q -P 2 1M 512k"
 		echo "read -q -P 3 1536k 1M"
-	} >commands
-	byre-io -f raw "$there" <commands >io.out 2>io.err &
-	writer=$!
-	sleep 0.3
+	} >after
+	converse -f raw "$there"
 	stop KILL
 	dd if=/dev/zero of="$2" bs=1M seek=1 count=2 conv=notrunc 2>/dev/null
 	serve "$kind"
-	if wait $writer; then pass "power cut: no error is seen"; else fail "power cut: no error is seen" "$(cat io.err)"; fi
-	is "$(sed 's/byre-io> //g' io.out | grep -c .)" 0 "power cut: every byte is read again"
+	goes_on "power cut"
 	like "$(cat io.err)" "connected again" "power cut: it is told"
 }
 
@@ -119,18 +134,15 @@ a_restart_loses_nothing () {
 	kind=$1
 	there=$(url "$kind" b.img)
 	ok "create" byre-img create -q -f qcow2 "$there" 256M
+	for i in $(seq 0 39); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done >before
 	{
-		for i in $(seq 0 39); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done
-		echo "sleep 400"
 		for i in $(seq 40 79); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done
 		for i in $(seq 0 79); do echo "read -q -P $((i + 1)) $((i * 512))k 512k"; done
-	} >commands
-	byre-io -f qcow2 "$there" <commands >io.out 2>io.err &
-	writer=$!
-	sleep 0.3
+	} >after
+	converse -f qcow2 "$there"
+	touch go
 	restart "$kind" 1
-	if wait $writer; then pass "no error is seen"; else fail "no error is seen" "$(cat io.err)"; fi
-	is "$(sed 's/byre-io> //g' io.out | grep -c .)" 0 "every byte that was acknowledged is read again"
+	goes_on "killed under load"
 	ok "sound" byre-img check -q "$there"
 	for i in $(seq 0 79); do echo "read -q -P $((i + 1)) $((i * 512))k 512k"; done >commands
 	byre-io -f qcow2 -r "$there" <commands >io.out 2>io.err
