@@ -6,6 +6,7 @@
  * Whatever the file holds: no crash, no hang, bounded memory (the driver's limits see to
  * those two), and what fails says why.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
