@@ -189,7 +189,8 @@ load_options='' # of the node, each after a comma
 under_load () {
 	kind=$1 load_name=$2
 	shift 2
-	model_there "$kind" --no-peer --loops 3 --tasks 8 --rounds 3 --ops 20 --patience 60 \
+	LSAN_OPTIONS=suppressions=$BYRE_SRC/tests/backends/lsan.supp:print_suppressions=0 \
+		model_there "$kind" --no-peer --loops 3 --tasks 8 --rounds 3 --ops 20 --patience 60 \
 		--url-opts "timeout=2$load_options" \
 		--seconds $((model_seconds / 2)) >load.out 2>load.err &
 	load=$!
