@@ -82,6 +82,10 @@ goes_on () {
 	if wait $writer; then pass "$1: no error is seen"; else fail "$1: no error is seen" "$(cat io.err)"; fi
 	is "$(sed 's/byre-io> //g' io.out | grep -v '512 bytes\|512/512' | grep -c .)" 0 "$1: every byte is read again"
 }
+# under_way N: the byre-io that writes io.out has done N commands.
+under_way () { [ "$(grep -o "byre-io>" io.out | wc -l)" -gt "$1" ]; }
+# hold: what writes commands for it waits here for a file called go.
+hold () { until [ -e go ]; do sleep 0.05; done; rm go; }
 
 # The network swallows everything for a while, longer than a request may wait: the connection
 # is given up, made again, and nobody above notices.

@@ -114,7 +114,7 @@ for i in $(seq 0 99); do echo "aio_write -q -P $((i + 1)) $((i * 64))k 64k"; don
 echo aio_flush >>commands
 byre-io -f raw $there <commands >io.out 2>io.err &
 writer=$!
-sleep 0.3
+wait_for under_way 90
 stop TERM
 kit file nbd.img
 if wait $writer; then pass "a server that is stopped in order: no error"; else fail "a server that is stopped in order: no error" "$(cat io.out io.err)"; fi
@@ -128,14 +128,16 @@ stop
 forgetful () { kit --filter=cache file nbd.img cache=writeback; }
 restart_forgetful () { stop KILL; sleep 0.2; forgetful; }
 forgetful
-byre-io -f raw -c 'write -q -P 1 0 1M' -c flush -c 'write -q -P 2 0 64k' -c 'sleep 1500' \
-	-c 'read -q -P 2 0 64k' $there >io.out 2>io.err &
+(echo 'write -q -P 1 0 1M'; echo flush; echo 'write -q -P 2 0 64k'; hold; echo 'read -q -P 2 0 64k') |
+	byre-io -f raw $there >io.out 2>io.err &
 writer=$!
-sleep 0.7
-restart_forgetful
-byre-io -r -f raw -c 'read -q -P 1 0 64k' --image-opts "driver=raw,file.filename=$there" >first 2>&1
+wait_for under_way 3
+stop KILL
+is "$(od -An -tx1 -N1 nbd.img)" " 01" "what was not flushed is forgotten"
+forgetful
+touch go
 wait $writer
-is $?:"$(cat io.out)" 0: "unflushed data that the server forgot is written again"
+is $?:"$(sed 's/byre-io> //g' io.out)" 0: "and is written again"
 url () { echo $there; }
 under_load nbd "a forgetful server, killed under load" restart_forgetful
 stop

@@ -59,23 +59,25 @@ for version in 3 4; do
 	# A file that is removed while it is open is an error, and nothing is written to another.
 	rm -f export/c.img
 	ok "$v: an image" byre-img create -q -f raw "$(of exp/c.img)" 16M
-	(echo 'write -q -P 1 0 64k'; echo flush; sleep 1.5; echo 'write -P 2 0 64k'; echo flush) |
+	(echo 'write -q -P 1 0 64k'; echo flush; hold; echo 'write -P 2 0 64k'; echo flush) |
 		byre-io --image-opts "driver=raw,file.filename=$(of exp/c.img),file.reconnect-delay=3" >io.out 2>io.err &
 	client=$!
-	sleep 0.7
+	wait_for under_way 2
 	rm export/c.img
 	truncate -s 16M export/c.img
+	touch go
 	wait $client
 	ok "$v: removed while open: nothing is written to another of its name" cmp -n 65536 export/c.img /dev/zero
 
 	# Through a restart of the server, too.
 	rm -f export/d.img
 	ok "$v: an image" byre-img create -q -f raw "$(of exp/d.img)" 16M
-	(echo 'write -q -P 1 0 64k'; sleep 2; echo 'write -P 2 0 64k'; echo flush) |
+	(echo 'write -q -P 1 0 64k'; hold; echo 'write -P 2 0 64k'; echo flush) |
 		byre-io --image-opts "driver=raw,file.filename=$(of exp/d.img),file.reconnect-delay=3" >io.out 2>io.err &
 	client=$!
-	sleep 0.7
+	wait_for under_way 1
 	stop KILL
+	touch go
 	mv export/d.img export/old.img
 	truncate -s 16M export/d.img
 	serve nfs$version
