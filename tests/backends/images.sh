@@ -163,7 +163,8 @@ a_restart_loses_nothing () {
 model=$BYRE_BUILD/tests/model/model
 model_seed=1
 [ -z "$BYRE_SOAK" ] || model_seed=$(date +%s)
-model_seconds=${BYRE_SOAK:-16}
+model_seconds=16
+[ -z "$BYRE_SOAK" ] || model_seconds=$((BYRE_SOAK / 2))
 
 # model_there KIND ARGUMENT...: random sequences on an image there and on a flat array, which
 # never differ (tests/model).
