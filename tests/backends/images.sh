@@ -84,8 +84,8 @@ goes_on () {
 }
 # under_way N: the byre-io that writes io.out has done N commands.
 under_way () { [ "$(grep -o "byre-io>" io.out | wc -l)" -gt "$1" ]; }
-# hold: what writes commands for it waits here for a file called go.
-hold () { until [ -e go ]; do sleep 0.05; done; rm go; }
+# wait_for_go: what writes commands for it waits here for a file called go.
+wait_for_go () { until [ -e go ]; do sleep 0.05; done; rm go; }
 
 # The network swallows everything for a while, longer than a request may wait: the connection
 # is given up, made again, and nobody above notices.

@@ -128,7 +128,7 @@ stop
 forgetful () { kit --filter=cache file nbd.img cache=writeback; }
 restart_forgetful () { stop KILL; sleep 0.2; forgetful; }
 forgetful
-(echo 'write -q -P 1 0 1M'; echo flush; echo 'write -q -P 2 0 64k'; hold; echo 'read -q -P 2 0 64k') |
+(echo 'write -q -P 1 0 1M'; echo flush; echo 'write -q -P 2 0 64k'; wait_for_go; echo 'read -q -P 2 0 64k') |
 	byre-io -f raw $there >io.out 2>io.err &
 writer=$!
 wait_for under_way 3

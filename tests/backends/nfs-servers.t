@@ -59,7 +59,7 @@ for version in 3 4; do
 	# A file that is removed while it is open is an error, and nothing is written to another.
 	rm -f export/c.img
 	ok "$v: an image" byre-img create -q -f raw "$(of exp/c.img)" 16M
-	(echo 'write -q -P 1 0 64k'; echo flush; hold; echo 'write -P 2 0 64k'; echo flush) |
+	(echo 'write -q -P 1 0 64k'; echo flush; wait_for_go; echo 'write -P 2 0 64k'; echo flush) |
 		byre-io --image-opts "driver=raw,file.filename=$(of exp/c.img),file.reconnect-delay=3" >io.out 2>io.err &
 	client=$!
 	wait_for under_way 2
@@ -72,7 +72,7 @@ for version in 3 4; do
 	# Through a restart of the server, too.
 	rm -f export/d.img
 	ok "$v: an image" byre-img create -q -f raw "$(of exp/d.img)" 16M
-	(echo 'write -q -P 1 0 64k'; hold; echo 'write -P 2 0 64k'; echo flush) |
+	(echo 'write -q -P 1 0 64k'; wait_for_go; echo 'write -P 2 0 64k'; echo flush) |
 		byre-io --image-opts "driver=raw,file.filename=$(of exp/d.img),file.reconnect-delay=3" >io.out 2>io.err &
 	client=$!
 	wait_for under_way 1
