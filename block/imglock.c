@@ -3,9 +3,9 @@
  * Image locks. Facts of the protocol (see imglock.h) were read off /proc/locks while the
  * peer held images, and the tests run against it.
  *
- * 1. Locks are only ever shared ones, so any number of users can hold the same byte; who
- *    conflicts is found by asking whether a write lock on the opposite byte *could* be
- * had.
+ * 1. Locks are only ever shared ones (but see imglock_set for CIFS), so any number of users
+ * can hold the same byte; who conflicts is found by asking whether a write lock on the
+ * opposite byte *could* be had.
  * 2. New bytes are locked before the question is asked. Of two who open at the same
  * moment at least one sees the other; both may be refused, never both let in.
  * 3. Bytes no longer wanted are given up last, and only when nothing can fail any more.
@@ -85,7 +85,9 @@ static int lock_failed(int code, off_t byte, struct err *err)
 	}
 }
 
-static int lock_bytes(int fd, unsigned mask, off_t base, off_t *failed)
+/* Locks a byte for each bit of mask, those of `exclusive` for ourselves alone. */
+static int lock_bytes(
+	int fd, unsigned mask, unsigned exclusive, off_t base, off_t *failed)
 {
 	int ret = 0;
 
@@ -93,7 +95,8 @@ static int lock_bytes(int fd, unsigned mask, off_t base, off_t *failed)
 		if (!(mask & 1u << bit))
 			continue;
 		*failed = base + bit;
-		ret = lock_byte(fd, base + bit, F_RDLCK);
+		ret = lock_byte(
+			fd, base + bit, exclusive & 1u << bit ? F_WRLCK : F_RDLCK);
 	}
 	return ret;
 }
@@ -235,6 +238,16 @@ static int refuse(int fd, const char *filename, const char *what, int bit, off_t
 	return -EAGAIN;
 }
 
+/* The same for a lock that could not be had at all. */
+static int refuse_byte(
+	int fd, const char *filename, off_t start, off_t failed, struct err *err)
+{
+	bool held = failed - start < UNSHARED_BASE;
+
+	return refuse(fd, filename, held ? "" : "shared ",
+		(int)(failed - start - (held ? HELD_BASE : UNSHARED_BASE)), failed, err);
+}
+
 /* Asks for each bit of mask whether another holds the byte that forbids it. */
 static int check_bytes(int fd, const char *filename, unsigned mask, off_t base,
 	const char *what, struct err *err)
@@ -262,21 +275,26 @@ int imglock_set(struct imglock *l, int fd, const char *filename, unsigned perm,
 	unsigned unshared = IMGLOCK_ALL & ~shared;
 	unsigned new_perm = perm & ~l->perm, new_unshared = unshared & ~l->unshared;
 	off_t start = origin(fd), failed = 0;
+	/* Two who open an image by one CIFS client may share a handle, and then neither is
+	 * shown the other's locks; but it does keep them from taking an exclusive one twice. */
+	unsigned alone = start ? perm & unshared : 0;
 	int ret;
 
 	assert(!(perm & ~IMGLOCK_ALL));
 
-	ret = lock_bytes(fd, new_perm, start + HELD_BASE, &failed);
+	ret = lock_bytes(fd, new_perm, alone, start + HELD_BASE, &failed);
 	if (ret == 0)
-		ret = lock_bytes(fd, new_unshared, start + UNSHARED_BASE, &failed);
+		ret = lock_bytes(fd, new_unshared, alone, start + UNSHARED_BASE, &failed);
 	if (ret < 0) {
-		ret = lock_failed(-ret, failed, err);
+		ret = start && (ret == -EACCES || ret == -EAGAIN)
+			      ? refuse_byte(fd, filename, start, failed, err)
+			      : lock_failed(-ret, failed, err);
 		goto undo;
 	}
-	ret = check_bytes(fd, filename, perm, start + UNSHARED_BASE, "", err);
+	ret = check_bytes(fd, filename, perm & ~alone, start + UNSHARED_BASE, "", err);
 	if (ret == 0)
-		ret = check_bytes(
-			fd, filename, unshared, start + HELD_BASE, "shared ", err);
+		ret = check_bytes(fd, filename, unshared & ~alone, start + HELD_BASE,
+			"shared ", err);
 	if (ret < 0)
 		goto undo;
 
