@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# shellcheck shell=sh
+#
+# The vocabulary of tests that take a machine, or two: sourced after tap.sh.
+#
+#	own_machine [OPTION...]	runs the test again in a VM of its own (the options are those
+#				of `lab up`): what stands below happens in there
+#
+# or, from outside,
+#
+#	need_lab		a VM can be had, and there is a namespace of its own (servers.sh)
+#	lab COMMAND...		tests/lab/lab
+
+. "$BYRE_SRC/tests/backends/servers.sh"
+
+LAB_DIR=$PWD/lab
+export LAB_DIR
+
+lab () { sh "$BYRE_SRC/tests/lab/lab" "$@"; }
+
+# The packages come by the network, so they do before there is none. Whatever is left of the
+# test is ended with its namespace.
+need_lab () {
+	lab_missing=$(lab ready) || skip_all "$lab_missing"
+	own_network
+}
+
+own_machine () {
+	[ -z "$BYRE_IN_MACHINE" ] || return 0
+	need_lab
+	truncate -s 2G disk.img
+	must lab up n1 "$@"
+	echo "# up after $(since_start) s"
+	lab run -t 1200 n1 "BYRE_IN_MACHINE=yes sh $0"
+	lab_status=$?
+	echo "# done after $(since_start) s"
+	[ $lab_status -eq 0 ] || consoles
+	lab down
+	exit $lab_status
+}
+# must COMMAND...: without which there is nothing to test. bail WHAT TEXT: as where it failed.
+must () { "$@" >out 2>err || bail "$*" "$(tail -n 20 out err)"; }
+bail () {
+	consoles
+	echo "$2" | sed 's/^/# /'
+	echo "Bail out! $1"
+	exit 1
+}
+# The last words of each machine, which are shown where a test has failed.
+consoles () { tail -n 15 lab/*/console >&2; }
+since_start () { echo $(($(date +%s) - lab_started)); }
+lab_started=$(date +%s)
+
+# client_network NAME N: a client beside the server, with a network of its own, where the server
+# is 10.1.N.1. as NAME COMMAND...: runs it there. cut NAME: pulls the plug for five seconds.
+client_network () {
+	ip netns add "$1" && ip link add "to-$1" type veth peer name eth0 netns "$1" &&
+		ip addr add "10.1.$2.1/24" dev "to-$1" && ip link set "to-$1" up &&
+		ip -n "$1" addr add "10.1.$2.2/24" dev eth0 && ip -n "$1" link set eth0 up
+}
+as () {
+	as_client=$1
+	shift
+	nsenter --net="/run/netns/$as_client" "$@"
+}
+cut () { ip link set "to-$1" down && sleep 5 && ip link set "to-$1" up; }
+
+# A program on its own file system starts faster than over 9p, without a cache.
+own_programs () {
+	mkdir -p /run/programs && cp "$BYRE_BUILD/byre-img" "$BYRE_BUILD/byre-io" /run/programs &&
+		PATH=/run/programs:$PATH
+}
+
+# hold IMAGE: opens it for writing and keeps it. release: lets go, and was content.
+hold () {
+	rm -f held.in && mkfifo held.in
+	byre-io -f qcow2 "$1" <held.in >held.out 2>held.err &
+	holder=$!
+	exec 9>held.in
+	echo "write -P 9 0 64k" >&9
+	wait_for grep -q wrote held.out
+}
+release () {
+	exec 9>&-
+	wait "$holder"
+}
+
+# second_writer_is_refused IMAGE IMAGE: one image by two ways.
+second_writer_is_refused () {
+	echo "# $1 is held, $2 is tried"
+	ok "one holds it" hold "$1"
+	not_ok "a second writer is refused" byre-io -f qcow2 -c 'write -q 0 512' "$2"
+	like "$(sed -n 1p err)" "lock" "and told that it is for a lock"
+	names_holder "$(hostname)"
+	ok "the first noticed nothing" release
+	ok "then it is free" byre-io -f qcow2 -c 'read -q -P 9 0 64k' "$2"
+}
+
+# names_holder HOST: the refusal in the file err names the host that holds the image. To be
+# enabled with the notes of who owns an image, by the line
+#	like "$(cat err)" "$1" "it names the holder's host"
+names_holder () {
+	skip "it names the holder's host" "images carry no note of who holds them yet"
+}
+
+# within SECONDS COMMAND...: until it succeeds.
+within () {
+	within_end=$(($(date +%s) + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		[ "$(date +%s)" -lt $within_end ] || return 1
+		sleep 0.2
+	done
+}
+
+# The load: 512 KiB at a time, each with a pattern of its own, a flush and a pause after every
+# eighth. Then all is read again.
+load_count=48
+load_cache=writeback
+patterns () {
+	for i in $(seq 1 $load_count); do
+		echo "$1 -P $i $((i * 512))k 512k"
+		[ "$1" != write ] || [ $((i % 8)) -ne 7 ] || printf 'flush\nsleep 500\n'
+	done
+}
+# Seconds of the longest write, as byre-io told.
+longest_write () { sed -n 's/.*ops; \([0-9.:]*\) sec.*/\1/p' load.out | sort -n | tail -n 1; }
+
+# under_load NAME IMAGE COMMAND...: a load on the image, and the command a second after it began.
+# Sets load_status; what the load said is in load.out and load.err.
+under_load () {
+	load_name=$1 load_image=$2
+	shift 2
+	ok "$load_name: create" byre-img create -q -f qcow2 "$load_image" 256M
+	{ patterns write; patterns 'read -q'; } >load.in
+	byre-io -f qcow2 -t $load_cache "$load_image" <load.in >load.out 2>load.err &
+	load_pid=$!
+	sleep 1
+	kill -0 $load_pid 2>/dev/null || fail "$load_name: the load was over before"
+	"$@" || fail "$load_name: $*"
+	wait $load_pid
+	load_status=$?
+}
+
+# undisturbed NAME IMAGE COMMAND...: nobody sees an error, and every byte is there.
+undisturbed () {
+	under_load "$@"
+	is $load_status 0 "$load_name: no error is seen" || sed 's/^/# /' load.err
+	is "$(grep -c wrote load.out)" $load_count "$load_name: all is written"
+	unlike "$(grep failed load.out)" "failed" "$load_name: every byte is read again"
+	ok "$load_name: sound" byre-img check -q "$load_image"
+	patterns 'read -q' >load.in
+	ok "$load_name: every byte is there afterwards" sh -c "byre-io -r -f qcow2 $load_image <load.in"
+}
+
+# nothing_acknowledged_is_lost NAME IMAGE COMMAND...: for a client in the kernel that lets
+# programs see errors. A write that succeeded is there, and one that did not has said so.
+nothing_acknowledged_is_lost () {
+	under_load "$@"
+	ok "$load_name: sound" byre-img check -q "$load_image"
+	is "$(grep -c 'wrote\|write failed' load.out)" $load_count "$load_name: every write was answered"
+	sed -n 's/.*wrote .* at offset //p' load.out | while read -r offset; do
+		echo "read -q -P $((offset / 524288)) $offset 512k"
+	done >load.in
+	echo "# $load_name: $(wc -l <load.in) of $load_count writes succeeded"
+	ok "$load_name: some were done after it" grep -q " $((load_count * 524288)) " load.in
+	ok "$load_name: what succeeded is there afterwards" sh -c "byre-io -r -f qcow2 $load_image <load.in"
+}
