@@ -96,11 +96,10 @@ second_writer_is_refused () {
 	ok "then it is free" byre-io -f qcow2 -c 'read -q -P 9 0 64k' "$2"
 }
 
-# names_holder HOST: the refusal in the file err names the host that holds the image. To be
-# enabled with the notes of who owns an image, by the line
-#	like "$(cat err)" "$1" "it names the holder's host"
+# names_holder HOST: the refusal in the file err names who holds the image: the process where it
+# can be seen, else the host, from the note beside the image.
 names_holder () {
-	skip "it names the holder's host" "images carry no note of who holds them yet"
+	like "$(cat err)" "pid ${holder:-none}\|, on $1, since 20" "it names the holder"
 }
 
 # within SECONDS COMMAND...: until it succeeds.
