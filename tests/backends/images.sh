@@ -66,7 +66,7 @@ PY
 # converse OPTION...: byre-io does what the file `before` says and tells that it has; what the
 # file `after` says it does once there is a file `go`. Comes back in between.
 converse () {
-	rm -f go
+	rm -f go io.out
 	{
 		cat before
 		echo "read 0 512"
@@ -195,7 +195,7 @@ under_load () {
 	kind=$1 load_name=$2
 	shift 2
 	LSAN_OPTIONS=suppressions=$BYRE_SRC/tests/backends/lsan.supp:print_suppressions=0 \
-		model_there "$kind" --no-peer --loops 3 --tasks 8 --rounds 3 --ops 20 --patience 60 \
+		model_there "$kind" --no-peer --loops 3 --tasks 8 --rounds 4 --ops 400 --patience 60 \
 		--url-opts "timeout=2$load_options" \
 		--seconds $((model_seconds / 2)) >load.out 2>load.err &
 	load=$!
@@ -219,11 +219,13 @@ under_load () {
 # Killed as by a power cut of the server's program, and back after a moment.
 restarts_lose_nothing () { under_load "$1" "killed under load" restart "$1" 0.3; }
 
-# cut_off CHAIN FLAG PORT: packets are dropped for longer than a request may wait.
+# cut_off CHAIN FLAG PORT: packets are dropped for longer than a request may wait, and then are not for
+# a while.
 cut_off () {
 	iptables -I "$1" -p tcp "$2" "$3" -j DROP || return 1
 	sleep 3.5
 	iptables -D "$1" -p tcp "$2" "$3" -j DROP
+	sleep 1.5
 }
 lost_packets_lose_nothing () {
 	if ! iptables -L -n >/dev/null 2>&1; then

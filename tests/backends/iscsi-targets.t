@@ -60,6 +60,7 @@ not_ok "write-protected: not to be written" byre-io -f qcow2 -c 'write -q 0 512'
 like "$(cat err)" "the LUN is write-protected" "write-protected: said"
 one_line "write-protected"
 target --op update --mode logicalunit --tid 1 --lun 3 --params readonly=0
+rm -f io.out
 (echo 'write -q -P 1 0 512'; echo flush; wait_for_go; echo 'write -P 2 512 512'; echo 'read -q -P 1 0 512') |
 	byre-io -f raw $there >io.out 2>io.err &
 client=$!
@@ -75,6 +76,7 @@ lun 4 -b "$PWD/grown.img"
 there=iscsi://127.0.0.1/$name/4
 not_ok "not to be grown from here" byre-img resize -q -f raw $there 32M
 like "$(cat err)" "its size is set at the target" "not to be grown from here: said"
+rm -f io.out
 (echo 'write -q -P 1 0 64k'; wait_for_go; echo 'read -q -P 1 0 64k'; echo 'truncate 32M'
 	echo 'write -q -P 5 20M 64k'; echo 'read -q -P 5 20M 64k'; echo 'length') |
 	byre-io --image-opts "driver=iscsi,filename=$there" >io.out 2>&1 &
@@ -93,6 +95,7 @@ ok "a portal that goes" target --op new --mode portal --param portal=127.0.0.1:1
 there=iscsi://127.0.0.1:13260/$name/1
 ok "create" byre-img create -q -f qcow2 $there 64M
 session () { target --op show --mode conn --tid 1 | sed -n 's/^Session: //p' | head -n 1; }
+rm -f io.out
 (
 	for i in $(seq 1 40); do echo "write -q -P $i $((i * 64))k 64k"; done
 	wait_for_go

@@ -112,6 +112,7 @@ stop
 kit --filter=delay file nbd.img wdelay=200ms
 for i in $(seq 0 99); do echo "aio_write -q -P $((i + 1)) $((i * 64))k 64k"; done >commands
 echo aio_flush >>commands
+rm -f io.out
 byre-io -f raw $there <commands >io.out 2>io.err &
 writer=$!
 wait_for under_way 90
@@ -128,6 +129,7 @@ stop
 forgetful () { kit --filter=cache file nbd.img cache=writeback; }
 restart_forgetful () { stop KILL; sleep 0.2; forgetful; }
 forgetful
+rm -f io.out
 (echo 'write -q -P 1 0 1M'; echo flush; echo 'write -q -P 2 0 64k'; wait_for_go; echo 'read -q -P 2 0 64k') |
 	byre-io -f raw $there >io.out 2>io.err &
 writer=$!

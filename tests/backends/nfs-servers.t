@@ -59,6 +59,7 @@ for version in 3 4; do
 	# A file that is removed while it is open is an error, and nothing is written to another.
 	rm -f export/c.img
 	ok "$v: an image" byre-img create -q -f raw "$(of exp/c.img)" 16M
+	rm -f io.out
 	(echo 'write -q -P 1 0 64k'; echo flush; wait_for_go; echo 'write -P 2 0 64k'; echo flush) |
 		byre-io --image-opts "driver=raw,file.filename=$(of exp/c.img),file.reconnect-delay=3" >io.out 2>io.err &
 	client=$!
@@ -72,6 +73,7 @@ for version in 3 4; do
 	# Through a restart of the server, too.
 	rm -f export/d.img
 	ok "$v: an image" byre-img create -q -f raw "$(of exp/d.img)" 16M
+	rm -f io.out
 	(echo 'write -q -P 1 0 64k'; wait_for_go; echo 'write -P 2 0 64k'; echo flush) |
 		byre-io --image-opts "driver=raw,file.filename=$(of exp/d.img),file.reconnect-delay=3" >io.out 2>io.err &
 	client=$!

@@ -56,12 +56,20 @@ images_live_there multipath
 ok "create" byre-img create -q -f qcow2 "$device" 64M
 second_writer_is_refused "$device" "$device"
 
-# Longer than it takes to find out.
-cut_path () { path del "$1" && sleep 15 && path add "$1"; }
+seen () { multipath -ll | grep -c "$1" | grep -qx "$2"; }
+# The path stays cut until it is seen to have failed, and some time longer.
+cut_path () {
+	cut_at=$(date +%s)
+	path del "$1"
+	ok "path $1 fails" within 60 seen 'failed faulty' 1
+	echo "# path $1 is seen to have failed $(($(date +%s) - cut_at)) s after it was cut"
+	sleep 3
+	path add "$1"
+}
 load_cache=none
 for n in 1 2; do
 	undisturbed "path $n cut" "$device" cut_path $n
 	echo "# path $n: the longest write took $(longest_write) s"
-	within 60 sh -c "[ \"\$(multipath -ll | grep -c 'active ready')\" = 2 ]" || fail "path $n is used again"
+	ok "path $n comes back" within 60 seen 'active ready' 2
 done
 done_testing
