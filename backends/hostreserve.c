@@ -45,7 +45,10 @@ static int pr_call(int fd, unsigned long request, void *arg)
 {
 	int ret = posix_ioctl(fd, request, arg);
 
-	if (ret > UINT8_MAX) /* the path's fault; on older kernels the host's byte */
+	/* Older kernels add a byte of their own to the status. */
+	if (ret > 0 && (ret & 0xff) == STATUS_CONFLICT)
+		return -EBADE;
+	if (ret > UINT8_MAX)
 		return -ENOLINK;
 	if (ret > 0)
 		return error_of(ret);

@@ -128,9 +128,9 @@ longest_write () {
 		awk -F: '{ s = 0; for (i = 1; i <= NF; i++) s = 60 * s + $i; if (s > most) most = s } END { print most }'
 }
 
-# under_load NAME IMAGE COMMAND...: a load on the image, and the command a second after it began.
+# with_load NAME IMAGE COMMAND...: a load on the image, and the command a second after it began.
 # Sets load_status; what the load said is in load.out and load.err.
-under_load () {
+with_load () {
 	load_name=$1 load_image=$2
 	shift 2
 	ok "$load_name: create" byre-img create -q -f qcow2 "$load_image" 256M
@@ -146,7 +146,7 @@ under_load () {
 
 # undisturbed NAME IMAGE COMMAND...: nobody sees an error, and every byte is there.
 undisturbed () {
-	under_load "$@"
+	with_load "$@"
 	is $load_status 0 "$load_name: no error is seen" || sed 's/^/# /' load.err
 	is "$(grep -c wrote load.out)" $load_count "$load_name: all is written"
 	unlike "$(grep failed load.out)" "failed" "$load_name: every byte is read again"
@@ -158,7 +158,7 @@ undisturbed () {
 # nothing_acknowledged_is_lost NAME IMAGE COMMAND...: for a client in the kernel that lets
 # programs see errors. A write that succeeded is there, and one that did not has said so.
 nothing_acknowledged_is_lost () {
-	under_load "$@"
+	with_load "$@"
 	ok "$load_name: sound" byre-img check -q "$load_image"
 	is "$(grep -c 'wrote\|write failed' load.out)" $load_count "$load_name: every write was answered"
 	sed -n 's/.*wrote .* at offset //p' load.out | while read -r offset; do
