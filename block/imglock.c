@@ -215,19 +215,17 @@ static void find_owner(int fd, const char *filename, off_t byte, struct lock_own
 		lock_note_read(filename, out);
 }
 
-static int refuse(int fd, const char *filename, const char *what, int bit, off_t byte,
-	struct err *err)
+int imglock_refused(const char *filename, const struct lock_owner *owner,
+	const char *what, enum imglock_perm perm, struct err *err)
 {
-	struct lock_owner owner;
 	char text[200];
 
-	find_owner(fd, filename, byte, &owner);
-	lock_owner_text(&owner, text, sizeof(text));
+	lock_owner_text(owner, text, sizeof(text));
 	err_set(err, EAGAIN, "Failed to get %s\"%s\" lock", what,
-		imglock_perm_names[bit]);
+		imglock_perm_names[__builtin_ctz(perm)]);
 	if (!text[0])
 		err_hint(err, "Is another process using the image [%s]?", filename);
-	else if (owner.pid == getpid() && !owner.host[0])
+	else if (owner->pid == getpid() && !owner->host[0])
 		err_hint(err,
 			"Is another process using the image [%s]? (this process has it "
 			"open)",
@@ -252,6 +250,8 @@ static int refuse_byte(
 static int check_bytes(int fd, const char *filename, unsigned mask, off_t base,
 	const char *what, struct err *err)
 {
+	struct lock_owner owner;
+
 	for (int bit = 0; bit < PERM_BITS; bit++) {
 		struct flock fl = {.l_type = F_WRLCK,
 			.l_whence = SEEK_SET,
@@ -264,7 +264,8 @@ static int check_bytes(int fd, const char *filename, unsigned mask, off_t base,
 			return lock_failed(errno, base + bit, err);
 		if (fl.l_type == F_UNLCK)
 			continue;
-		return refuse(fd, filename, what, bit, base + bit, err);
+		find_owner(fd, filename, base + bit, &owner);
+		return imglock_refused(filename, &owner, what, 1u << bit, err);
 	}
 	return 0;
 }

@@ -32,6 +32,11 @@ struct imglock {
 int imglock_set(struct imglock *l, int fd, const char *filename, unsigned perm,
 	unsigned shared, struct err *err);
 
+/* The message of a refusal, for locks that are not such as these too: `what` is "" or
+ * "shared ", the hint names the owner where one is known. -EAGAIN. */
+int imglock_refused(const char *filename, const struct lock_owner *owner, const char *what,
+	enum imglock_perm perm, struct err *err);
+
 struct imglock_holder {
 	struct lock_owner owner;
 	unsigned perm, unshared;

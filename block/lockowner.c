@@ -17,7 +17,6 @@
 
 /* The most descriptors looked at for a holder: a busy host has some ten thousand. */
 #define SEARCH_LIMIT 200000
-#define NOTE_MAX     2048
 #define FILE_KEY_MAX 64
 
 /* ---- this host ------------------------------------------------------------------- */
@@ -146,8 +145,8 @@ void lock_owner_text(const struct lock_owner *o, char *buf, unsigned long bytes)
 
 /* ---- notes ----------------------------------------------------------------------- */
 
-/* "dir/.name.owner", malloc'd. */
-static char *note_path(const char *filename)
+/* "dir/.name.owner" */
+char *lock_note_path(const char *filename)
 {
 	const char *slash = strrchr(filename, '/'), *name = slash ? slash + 1 : filename;
 	char *path;
@@ -164,7 +163,7 @@ static void own_host(char host[65])
 	host[64] = '\0';
 }
 
-static char *note_text(void)
+char *lock_note_text(void)
 {
 	struct json *o = json_new_object();
 	struct lock_owner me;
@@ -197,7 +196,7 @@ static void take_text(const struct json *o, const char *key, char *out, size_t b
 	out[i] = '\0';
 }
 
-static bool parse_note(const char *text, struct lock_owner *out)
+bool lock_note_parse(const char *text, struct lock_owner *out)
 {
 	struct json *o = json_parse(text, NULL);
 	const struct json *pid = o ? json_get(o, "pid") : NULL;
@@ -219,7 +218,7 @@ static bool parse_note(const char *text, struct lock_owner *out)
 
 bool lock_note_read(const char *filename, struct lock_owner *out)
 {
-	char *path = note_path(filename), text[NOTE_MAX + 1];
+	char *path = lock_note_path(filename), text[LOCK_NOTE_MAX + 1];
 	int fd = path ? open(path,
 				O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
 		      : -1;
@@ -230,18 +229,18 @@ bool lock_note_read(const char *filename, struct lock_owner *out)
 	if (fd < 0)
 		return false;
 	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1)
-		n = read(fd, text, NOTE_MAX);
+		n = read(fd, text, LOCK_NOTE_MAX);
 	close(fd);
 	if (n <= 0)
 		return false;
 	text[n] = '\0';
-	return parse_note(text, out);
+	return lock_note_parse(text, out);
 }
 
 /* What is there already and is no note is somebody's, whatever its name. */
 void lock_note_write(const char *filename)
 {
-	char *path = note_path(filename), *text = note_text();
+	char *path = lock_note_path(filename), *text = lock_note_text();
 	struct lock_owner old;
 	int fd = -1;
 
@@ -267,7 +266,7 @@ void lock_note_remove(const char *filename)
 	if (!lock_note_read(filename, &note) || note.pid != getpid() ||
 		strcmp(note.host, host))
 		return;
-	path = note_path(filename);
+	path = lock_note_path(filename);
 	if (path)
 		unlink(path);
 	free(path);

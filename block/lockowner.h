@@ -29,11 +29,19 @@ void lock_owner_of_pid(long pid, struct lock_owner *out);
 /* "byre-io, pid 12, on node1, since …" into buf, as far as it is known; "" where nothing is. */
 void lock_owner_text(const struct lock_owner *o, char *buf, unsigned long bytes);
 
+/* What a note is, for places that have calls of their own to read and write it: its path
+ * beside that of the image, and its text, both malloc'd, NULL without memory. */
+#define LOCK_NOTE_MAX 2048 /* bytes of text */
+char *lock_note_path(const char *filename);
+char *lock_note_text(void);
+/* False where it is no note. What is in it is made printable. */
+bool lock_note_parse(const char *text, struct lock_owner *out);
+
 /* Beside a local path; failures are of no consequence. */
 void lock_note_write(const char *filename);
 /* Only that of this process. */
 void lock_note_remove(const char *filename);
-/* False where there is none that can be read. What is in it is checked to be printable. */
+/* False where there is none that can be read. */
 bool lock_note_read(const char *filename, struct lock_owner *out);
 
 #endif
