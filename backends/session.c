@@ -112,6 +112,11 @@ static void lost(struct session *s)
 	start_coming_back(s);
 }
 
+void session_lost(struct session *s)
+{
+	lost(s);
+}
+
 /* ---- requests -------------------------------------------------------------------- */
 
 static void enter(struct session_request *r)

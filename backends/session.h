@@ -83,6 +83,9 @@ void session_close(struct session *s);
 
 /* Looks for what has waited too long. Some five times a second, on the home loop. */
 void session_tick(struct session *s);
+/* The connection was found broken, perhaps with no request in flight that would find it: it is
+ * made again at once, for what hangs on it. On the home loop. */
+void session_lost(struct session *s);
 
 /* Runs issue(b, arg) on the home loop as above. */
 int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg);
