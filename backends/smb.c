@@ -24,6 +24,12 @@
  * 4. Buffers are filled and sent where they are, but only while the context is served:
  *    once the connection is given up it is not, and callers have theirs back.
  *
+ * Image locks are share modes (MS-SMB2, 2.2.13: ShareAccess), which libsmb2 can ask for where
+ * it has no call for byte ranges. The server refuses who does what another has not shared,
+ * whoever that is, and forgets all of it with the connection: so who writes alone leaves a
+ * note beside the image (lockowner.h), and a new connection goes on only where it is still
+ * there. Whoever else had the image meanwhile has put another in its place.
+ *
  * While a connection is made it is served right here, without the loop: no request is in
  * flight then, and the home loop is the node's own.
  */
@@ -46,8 +52,11 @@
 #include "base/endian.h"
 #include "base/iov.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/math.h"
 #include "block/format.h"
+#include "block/imglock.h"
+#include "block/lockowner.h"
 #include "block/secret.h"
 #include "block/storage.h"
 
@@ -90,13 +99,17 @@ struct facts {
 struct smb {
 	struct session session;
 	struct place place;
-	bool writable, known;
+	bool writable, locking, known;
+	bool taken; /* others may have written to the file: nothing is done to it any more */
 	uint64_t index; /* of the file in its file system */
 	struct disk_id id;
 	struct facts facts; /* as learned first: read on all loops */
 
 	/* Home loop; valid while the session is connected. */
 	struct link link;
+	char *path; /* in the share */
+	uint32_t share;
+	char *note; /* of our lock, as it lies beside the image; NULL: none */
 	smb2_file_id file;
 	struct smb2fh *fh;
 	uint32_t transfer_bytes;
@@ -284,7 +297,7 @@ static int error_of(uint32_t status)
 	case SMB2_STATUS_FILE_IS_A_DIRECTORY:
 		return -EISDIR;
 	case SMB2_STATUS_SHARING_VIOLATION:
-		return -EBUSY;
+		return -EAGAIN; /* nothing else is */
 	default:
 		code = nterror_to_errno(status);
 		return code == ENETRESET ? SESSION_LOST : -code;
@@ -466,19 +479,26 @@ static void take_opened(const void *reply, void *out)
 		find_disk_id(r->create_context, r->create_context_length, &o->id);
 }
 
-/* CREATE, the only way to open. Others may read and write the file as well. */
-static int open_file(struct link *l, const char *path, uint32_t access,
-	uint32_t disposition, uint32_t options, struct opened *out)
+#define SHARE_BOTH (SMB2_FILE_SHARE_READ | SMB2_FILE_SHARE_WRITE)
+
+struct how {
+	uint32_t access, share, disposition, options;
+};
+
+/* CREATE, the only way to open. */
+static int open_file(
+	struct link *l, const char *path, const struct how *how, struct opened *out)
 {
 	static const uint8_t ask_id[24] = {
 		[4] = sizeof(struct create_context), [6] = 4, [16] = 'Q', 'F', 'i', 'd'};
 	struct smb2_create_request req = {
 		.requested_oplock_level = SMB2_OPLOCK_LEVEL_NONE,
 		.impersonation_level = SMB2_IMPERSONATION_IMPERSONATION,
-		.desired_access = access | SMB2_FILE_READ_ATTRIBUTES | SMB2_SYNCHRONIZE,
-		.share_access = SMB2_FILE_SHARE_READ | SMB2_FILE_SHARE_WRITE,
-		.create_disposition = disposition,
-		.create_options = SMB2_FILE_NON_DIRECTORY_FILE | options,
+		.desired_access =
+			how->access | SMB2_FILE_READ_ATTRIBUTES | SMB2_SYNCHRONIZE,
+		.share_access = how->share,
+		.create_disposition = how->disposition,
+		.create_options = SMB2_FILE_NON_DIRECTORY_FILE | how->options,
 		.name = path,
 		.create_context = (uint8_t *)(uintptr_t)ask_id,
 		.create_context_length = sizeof(ask_id),
@@ -508,6 +528,18 @@ static int set_file_size(struct link *l, const smb2_file_id file, uint64_t bytes
 
 	memcpy(req.file_id, file, sizeof(req.file_id));
 	return COMMAND(l, c, smb2_cmd_set_info_async, &req);
+}
+
+static int delete_file(struct link *l, const char *path)
+{
+	static const struct how how = {.access = SMB2_DELETE,
+		.share = SHARE_BOTH,
+		.disposition = SMB2_FILE_OPEN,
+		.options = SMB2_FILE_DELETE_ON_CLOSE};
+	struct opened o;
+	int ret = open_file(l, path, &how, &o);
+
+	return ret ? ret : close_file(l, o.file);
 }
 
 /* What was asked for is libsmb2's to free, and has to be freed. */
@@ -553,6 +585,93 @@ static int look_at_file(struct link *l, const smb2_file_id file, struct file_fac
 		.index = info.file->index_number};
 	smb2_free_data(info.ctx, info.file);
 	return 0;
+}
+
+/* ---- the note beside an image ---------------------------------------------------- */
+
+/* A handle for the calls that libsmb2 wraps; freed with the context. */
+static struct smb2fh *handle_of(struct link *l, const struct opened *o)
+{
+	return smb2_fh_from_file_id(l->ctx, (smb2_file_id *)(uintptr_t)&o->file);
+}
+
+static int read_note(struct link *l, const char *note, char text[LOCK_NOTE_MAX + 1])
+{
+	static const struct how how = {.access = SMB2_FILE_READ_DATA,
+		.share = SHARE_BOTH | SMB2_FILE_SHARE_DELETE,
+		.disposition = SMB2_FILE_OPEN};
+	struct call c = {.status = 0};
+	struct opened o;
+	struct smb2fh *fh;
+	int ret = open_file(l, note, &how, &o), n;
+
+	if (ret)
+		return ret;
+	fh = handle_of(l, &o);
+	n = fh ? CALL(l, c, smb2_pread_async, fh, (uint8_t *)text, LOCK_NOTE_MAX, 0)
+	       : -ENOMEM;
+	ret = close_file(l, o.file);
+	text[n > 0 ? MIN(n, LOCK_NOTE_MAX) : 0] = '\0';
+	return n < 0 ? n : ret;
+}
+
+/* Stable, as it has to be there after the server was started anew. */
+static int fill_note(struct link *l, const struct opened *o, const char *text)
+{
+	struct smb2fh *fh = handle_of(l, o);
+	struct call c = {.status = 0};
+	uint32_t bytes = (uint32_t)strlen(text);
+	int n = fh ? CALL(l, c, smb2_pwrite_async, fh, (const uint8_t *)text, bytes, 0)
+		   : -ENOMEM;
+
+	if (n >= 0 && (uint32_t)n != bytes)
+		n = -EIO;
+	return n < 0 ? n : CALL(l, c, smb2_fsync_async, fh);
+}
+
+/* What is there already and is no note is somebody's, whatever its name. */
+static int write_note(struct link *l, const char *note, const char *text)
+{
+	struct how how = {.access = SMB2_FILE_WRITE_DATA, .share = SMB2_FILE_SHARE_READ};
+	char old[LOCK_NOTE_MAX + 1];
+	struct lock_owner owner;
+	struct opened o;
+	int ret = read_note(l, note, old);
+
+	if (ret && ret != -ENOENT)
+		return ret;
+	if (ret == 0 && !lock_note_parse(old, &owner))
+		return -EEXIST;
+	how.disposition = ret ? SMB2_FILE_CREATE : SMB2_FILE_OVERWRITE;
+	ret = open_file(l, note, &how, &o);
+	if (ret)
+		return ret;
+	ret = fill_note(l, &o, text);
+	close_file(l, o.file);
+	if (ret)
+		delete_file(l, note);
+	return ret;
+}
+
+static void find_owner(struct link *l, const char *path, struct lock_owner *out)
+{
+	char *note = lock_note_path(path), text[LOCK_NOTE_MAX + 1];
+
+	*out = (struct lock_owner){.pid = 0};
+	if (note && read_note(l, note, text) == 0)
+		lock_note_parse(text, out);
+	free(note);
+}
+
+/* A share mode does not tell what it was that the other has not shared. */
+static int refused(struct link *l, const struct place *p, const char *path, bool writes,
+	struct err *err)
+{
+	struct lock_owner owner;
+
+	find_owner(l, path, &owner);
+	return imglock_refused(
+		p->shown, &owner, writes ? "" : "shared ", IMGLOCK_WRITE, err);
 }
 
 /* ---- connecting ------------------------------------------------------------------ */
@@ -672,6 +791,9 @@ static void service(void *ctx, int revents)
 		n->link.dead = true;
 	if (n->link.dead)
 		remote_abandon(&n->link.remote);
+	/* A lock is gone with it, and others get in until it is back. */
+	if (n->link.dead && n->share == SMB2_FILE_SHARE_READ)
+		session_lost(&n->session);
 	session_tick(&n->session);
 }
 
@@ -721,26 +843,102 @@ static int learn_limits(struct smb *n, struct err *err)
 	return 0;
 }
 
+/* As the file driver's locks. A disk's other paths are opens of their own, which must not
+ * keep each other out. */
+static uint32_t share_of(const struct blk *b)
+{
+	const unsigned shared = BLK_O_SHARE_WRITE | BLK_O_SHARE | BLK_O_PATH;
+
+	return !smb_of(b)->locking || (b->flags & shared) ? SHARE_BOTH
+							  : SMB2_FILE_SHARE_READ;
+}
+
+/* A note that cannot be left is of no consequence; one that was left and is gone is. */
+static int settle_note(struct smb *n, struct err *err)
+{
+	char *note = lock_note_path(n->path), now[LOCK_NOTE_MAX + 1];
+	int ret = 0;
+
+	if (!note)
+		return err_errno(err, ENOMEM, "%s", n->place.shown);
+	if (!n->note) {
+		n->note = lock_note_text();
+		if (n->note && write_note(&n->link, note, n->note)) {
+			free(n->note);
+			n->note = NULL;
+		}
+	} else {
+		ret = read_note(&n->link, note, now);
+		if (ret == -ENOENT || (ret == 0 && strcmp(now, n->note)))
+			ret = -ESTALE;
+	}
+	free(note);
+	if (ret == -ESTALE) {
+		n->taken = true;
+		log_line(LOG_LEVEL_ERROR,
+			"%s: another program may have written to it while the connection "
+			"was lost: it is left alone",
+			n->place.shown);
+	}
+	return ret ? failed(&n->place, ret, "cannot find the lock's note", err) : 0;
+}
+
+/* While the lock is still there: so the note is ours. */
+static void remove_note(struct smb *n)
+{
+	char *note = n->note ? lock_note_path(n->path) : NULL;
+
+	if (note)
+		delete_file(&n->link, note);
+	free(note);
+	free(n->note);
+	n->note = NULL;
+}
+
+/* Opens the file of the node's as n->share says. */
+static int open_image(struct blk *b, struct err *err)
+{
+	struct smb *n = smb_of(b);
+	struct how how = {
+		.access = SMB2_FILE_READ_DATA | (n->writable ? SMB2_FILE_WRITE_DATA : 0),
+		.share = n->share,
+		.disposition = SMB2_FILE_OPEN};
+	struct opened o;
+	int ret = open_file(&n->link, n->path, &how, &o);
+
+	if (ret == -EAGAIN)
+		return refused(&n->link, &n->place, n->path, n->writable, err);
+	if (ret)
+		return failed(&n->place, ret, "cannot open", err);
+	ret = settle_file(b, &o, err);
+	if (ret == 0 && n->writable && n->share == SMB2_FILE_SHARE_READ)
+		ret = settle_note(n, err);
+	memcpy(n->file, o.file, sizeof(n->file));
+	n->fh = ret ? NULL : handle_of(&n->link, &o);
+	if (ret == 0 && !n->fh)
+		ret = err_errno(err, ENOMEM, "%s", n->place.shown);
+	if (ret)
+		close_file(&n->link, o.file);
+	return ret;
+}
+
 static int node_connect(struct blk *b, struct err *err)
 {
 	struct smb *n = smb_of(b);
-	struct opened o;
 	char *path;
-	uint32_t access = SMB2_FILE_READ_DATA | (n->writable ? SMB2_FILE_WRITE_DATA : 0);
-	int ret = link_open(&n->link, &n->place, &path, err);
+	int ret = n->taken ? failed(&n->place, -ESTALE, "cannot open", err)
+			   : link_open(&n->link, &n->place, &path, err);
 
 	if (ret)
 		return ret;
-	ret = open_file(&n->link, path, access, SMB2_FILE_OPEN, 0, &o);
-	free(path);
-	ret = ret ? failed(&n->place, ret, "cannot open", err) : settle_file(b, &o, err);
+	free(n->path);
+	n->path = path;
+	ret = open_image(b, err);
 	ret = ret ? ret : learn_limits(n, err);
 	if (ret == 0) {
 		n->transfers = 0;
-		memcpy(n->file, o.file, sizeof(n->file));
-		n->fh = smb2_fh_from_file_id(n->link.ctx, &n->file);
 		n->link.started = true;
-		if (!n->fh || remote_start(&n->link.remote, &remote_ops, n))
+		if (remote_start(&n->link.remote, &remote_ops, n))
 			ret = err_errno(err, ENOMEM, "%s", n->place.shown);
 	}
 	if (ret) {
@@ -758,6 +956,8 @@ static void node_disconnect(struct blk *b, bool clean)
 
 	if (!clean && n->transfers < SOON)
 		n->credit_limit = MAX(n->credit_limit / 2, 1u);
+	if (clean)
+		remove_note(n);
 	if (clean && close_file(&n->link, n->file) == 0)
 		COMMAND(&n->link, c, smb2_cmd_logoff_async);
 	remote_stop(&n->link.remote);
@@ -1129,7 +1329,59 @@ static int node_close(struct blk *b)
 
 	session_close(&n->session);
 	place_free(&n->place);
+	free(n->path);
+	free(n->note);
 	return 0;
+}
+
+/* A share mode cannot be changed: the file is opened anew. What the session repeats over a new
+ * connection starts from there. */
+static int issue_reflag(struct blk *b, void *arg)
+{
+	struct smb *n = smb_of(b);
+	struct err unused = ERR_INIT;
+	uint32_t old = n->share;
+	int ret;
+
+	remove_note(n);
+	ret = close_file(&n->link, n->file);
+	if (ret)
+		return ret;
+	n->share = share_of(b);
+	ret = open_image(b, arg);
+	if (n->link.dead)
+		return SESSION_LOST;
+	if (ret) {
+		n->share = old;
+		open_image(b, &unused); /* else the session will, over a new connection */
+	}
+	return ret;
+}
+
+static int node_reflag(struct blk *b, struct err *err)
+{
+	struct smb *n = smb_of(b);
+	struct err why = ERR_INIT;
+	int ret;
+
+	if (share_of(b) == n->share)
+		return 0;
+	ret = session_run(&n->session, issue_reflag, &why);
+	if (ret && !why.code)
+		err_errno(&why, -ret, "%s: cannot open it anew", n->place.shown);
+	if (ret && err)
+		*err = why;
+	return ret;
+}
+
+/* On and auto are the same: every server has share modes. */
+static int take_locking(struct smb *n, struct opts *opts, struct err *err)
+{
+	static const char *const names[] = {"off", "on", "auto", NULL};
+	int choice = 1, ret = opts_take_enum(opts, "locking", names, &choice, err);
+
+	n->locking = choice != 0;
+	return ret;
 }
 
 static int node_open(struct blk *b, struct opts *opts, struct err *err)
@@ -1137,9 +1389,12 @@ static int node_open(struct blk *b, struct opts *opts, struct err *err)
 	struct smb *n = smb_of(b);
 	int ret = take_place(&n->place, opts, err);
 
+	ret = ret ? ret : take_locking(n, opts, err);
+
 	if (ret == 0)
 		ret = session_options(&n->session, b, opts, err);
 	n->writable = b->flags & BLK_O_RDWR;
+	n->share = share_of(b);
 	n->credit_limit = CREDITS_IN_USE;
 	if (ret == 0)
 		ret = session_open(&n->session, b, &session_ops, err);
@@ -1156,8 +1411,7 @@ static int node_open(struct blk *b, struct opts *opts, struct err *err)
 
 static int size_file(struct link *l, const struct opened *o, uint64_t bytes)
 {
-	struct smb2fh *fh =
-		smb2_fh_from_file_id(l->ctx, (smb2_file_id *)(uintptr_t)&o->file);
+	struct smb2fh *fh = handle_of(l, o);
 	struct call c = {.status = 0};
 	int ret = fh ? set_file_size(l, o->file, 0) : -ENOMEM;
 
@@ -1165,27 +1419,23 @@ static int size_file(struct link *l, const struct opened *o, uint64_t bytes)
 	return ret ? ret : CALL(l, c, smb2_fsync_async, fh);
 }
 
-static int delete_file(struct link *l, const char *path)
-{
-	struct opened o;
-	int ret = open_file(
-		l, path, SMB2_DELETE, SMB2_FILE_OPEN, SMB2_FILE_DELETE_ON_CLOSE, &o);
-
-	return ret ? ret : close_file(l, o.file);
-}
-
 static int make_file(struct link *l, const struct place *p, const char *path,
 	uint64_t bytes, struct err *err)
 {
-	const uint32_t access = SMB2_FILE_READ_DATA | SMB2_FILE_WRITE_DATA;
+	struct how how = {.access = SMB2_FILE_READ_DATA | SMB2_FILE_WRITE_DATA,
+		.share = SMB2_FILE_SHARE_READ,
+		.disposition = SMB2_FILE_CREATE};
 	struct opened o;
 	bool made = true;
-	int ret = open_file(l, path, access, SMB2_FILE_CREATE, 0, &o);
+	int ret = open_file(l, path, &how, &o);
 
 	if (ret == -EEXIST) {
 		made = false;
-		ret = open_file(l, path, access, SMB2_FILE_OPEN, 0, &o);
+		how.disposition = SMB2_FILE_OPEN;
+		ret = open_file(l, path, &how, &o);
 	}
+	if (ret == -EAGAIN)
+		return refused(l, p, path, true, err);
 	if (ret)
 		return failed(p, ret, "cannot create", err);
 	ret = size_file(l, &o, bytes);
@@ -1262,6 +1512,7 @@ const struct blk_driver blk_smb_driver = {
 	.parse_name = node_parse_name,
 	.open = node_open,
 	.close = node_close,
+	.reflag = node_reflag,
 	.preadv = node_preadv,
 	.pwritev = node_pwritev,
 	.flush = node_flush,
