@@ -236,22 +236,31 @@ int imglock_refused(const char *filename, const struct lock_owner *owner,
 	return -EAGAIN;
 }
 
-/* The same for a lock that could not be had at all. */
-static int refuse_byte(
+static int refuse_byte(int fd, const char *filename, off_t byte, const char *what,
+	int bit, struct err *err)
+{
+	struct lock_owner owner;
+
+	find_owner(fd, filename, byte, &owner);
+	return imglock_refused(filename, &owner, what, 1u << bit, err);
+}
+
+/* For a lock that could not be had at all. */
+static int refuse_failed(
 	int fd, const char *filename, off_t start, off_t failed, struct err *err)
 {
-	bool held = failed - start < UNSHARED_BASE;
+	off_t byte = failed - start;
 
-	return refuse(fd, filename, held ? "" : "shared ",
-		(int)(failed - start - (held ? HELD_BASE : UNSHARED_BASE)), failed, err);
+	return byte < UNSHARED_BASE ? refuse_byte(fd, filename, failed, "",
+					      (int)(byte - HELD_BASE), err)
+				    : refuse_byte(fd, filename, failed, "shared ",
+					      (int)(byte - UNSHARED_BASE), err);
 }
 
 /* Asks for each bit of mask whether another holds the byte that forbids it. */
 static int check_bytes(int fd, const char *filename, unsigned mask, off_t base,
 	const char *what, struct err *err)
 {
-	struct lock_owner owner;
-
 	for (int bit = 0; bit < PERM_BITS; bit++) {
 		struct flock fl = {.l_type = F_WRLCK,
 			.l_whence = SEEK_SET,
@@ -264,8 +273,7 @@ static int check_bytes(int fd, const char *filename, unsigned mask, off_t base,
 			return lock_failed(errno, base + bit, err);
 		if (fl.l_type == F_UNLCK)
 			continue;
-		find_owner(fd, filename, base + bit, &owner);
-		return imglock_refused(filename, &owner, what, 1u << bit, err);
+		return refuse_byte(fd, filename, base + bit, what, bit, err);
 	}
 	return 0;
 }
@@ -288,7 +296,7 @@ int imglock_set(struct imglock *l, int fd, const char *filename, unsigned perm,
 		ret = lock_bytes(fd, new_unshared, alone, start + UNSHARED_BASE, &failed);
 	if (ret < 0) {
 		ret = start && (ret == -EACCES || ret == -EAGAIN)
-			      ? refuse_byte(fd, filename, start, failed, err)
+			      ? refuse_failed(fd, filename, start, failed, err)
 			      : lock_failed(-ret, failed, err);
 		goto undo;
 	}
