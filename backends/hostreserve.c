@@ -18,15 +18,6 @@
 #define STATUS_CONFLICT 0x18
 #define STATUS_CHECK    0x02
 
-enum {
-	REGISTER = 0,
-	RESERVE = 1,
-	RELEASE = 2,
-	PREEMPT = 4,
-	PREEMPT_AND_ABORT = 5,
-};
-#define OPCODE_OUT 0x5f
-
 /* ---- commands -------------------------------------------------------------------- */
 
 /* What a SCSI status means. Of check conditions that are not unit attentions only one is
@@ -68,15 +59,15 @@ static int tell(int fd, const struct scsi_command *c)
 		.type = PR_WRITE_EXCLUSIVE_REG_ONLY};
 
 	switch (c->cdb[1]) {
-	case REGISTER:
+	case RESERVE_REGISTER:
 		return pr_call(fd, IOC_PR_REGISTER, &registration);
-	case RESERVE:
+	case RESERVE_RESERVE:
 		return pr_call(fd, IOC_PR_RESERVE, &reservation);
-	case RELEASE:
+	case RESERVE_RELEASE:
 		return pr_call(fd, IOC_PR_RELEASE, &reservation);
-	case PREEMPT:
+	case RESERVE_PREEMPT:
 		return pr_call(fd, IOC_PR_PREEMPT, &preemption);
-	case PREEMPT_AND_ABORT:
+	case RESERVE_PREEMPT_AND_ABORT:
 		return pr_call(fd, IOC_PR_PREEMPT_ABORT, &preemption);
 	default:
 		return -ENOTSUP;
@@ -125,7 +116,7 @@ static int run(void *ctx, struct scsi_command *c)
 {
 	int fd = *(const int *)ctx;
 
-	return c->cdb[0] == OPCODE_OUT ? tell(fd, c) : ask(fd, c);
+	return c->cdb[0] == RESERVE_OPCODE_OUT ? tell(fd, c) : ask(fd, c);
 }
 
 /* ---- one device ------------------------------------------------------------------ */

@@ -44,7 +44,6 @@
 #include "block/format.h"
 #include "block/storage.h"
 
-#define SECONDS_MAX   (1u << 20)
 #define OPEN_GRACE_NS (2 * SECOND_NS) /* for the other paths, when one is up */
 
 #define NO_PATH_S 60u
@@ -152,17 +151,6 @@ static int mp_flush(struct blk *b)
 
 /* ---- options --------------------------------------------------------------------- */
 
-static int take_seconds(struct opts *opts, const char *key, uint64_t *ns, struct err *err)
-{
-	uint64_t seconds = *ns / SECOND_NS;
-	int ret = opts_take_u64(opts, key, &seconds, err);
-
-	if (ret == 0 && seconds > SECONDS_MAX)
-		ret = err_set(err, EINVAL, "%s: at most %u seconds", key, SECONDS_MAX);
-	*ns = seconds * SECOND_NS;
-	return ret;
-}
-
 static int take_failback(struct opts *opts, uint64_t *ns, struct err *err)
 {
 	const char *word = opts_peek(opts, "failback");
@@ -175,7 +163,7 @@ static int take_failback(struct opts *opts, uint64_t *ns, struct err *err)
 		opts_del(opts, "failback");
 		return 0;
 	}
-	return take_seconds(opts, "failback", ns, err);
+	return opts_take_seconds(opts, "failback", ns, err);
 }
 
 /* "path.N" and "path.N.…" become "path" and "path.…". False: there is none. */
@@ -246,9 +234,9 @@ static int take_options(struct multipath *m, struct opts *opts, struct err *err)
 	ret = ret ? ret
 		  : opts_take_enum(opts, "selector", path_selector_names, &selector, err);
 	ret = ret ? ret : take_failback(opts, &m->set.failback_ns, err);
-	ret = ret ? ret : take_seconds(opts, "no-path-timeout", &m->no_path_ns, err);
-	ret = ret ? ret : take_seconds(opts, "check-interval", &m->check_ns, err);
-	ret = ret ? ret : take_seconds(opts, "doubt", &m->doubt_ns, err);
+	ret = ret ? ret : opts_take_seconds(opts, "no-path-timeout", &m->no_path_ns, err);
+	ret = ret ? ret : opts_take_seconds(opts, "check-interval", &m->check_ns, err);
+	ret = ret ? ret : opts_take_seconds(opts, "doubt", &m->doubt_ns, err);
 	ret = ret ? ret : opts_take_bool(opts, "assume-same", &m->assume_same, err);
 	if (ret == 0 && !m->check_ns)
 		ret = err_set(err, EINVAL, "check-interval: at least one second");

@@ -70,19 +70,11 @@ void reserve_name(uint64_t key, char name[RESERVE_NAME_MAX])
 
 /* ---- commands (SPC-4, 6.15 and 6.16) --------------------------------------------- */
 
-#define OPCODE_IN  0x5e
-#define OPCODE_OUT 0x5f
-#define IN_BYTES   (8 + 8 * RESERVE_KEYS_MAX)
-#define OUT_BYTES  24
+#define OPCODE_IN 0x5e
+#define IN_BYTES  (8 + 8 * RESERVE_KEYS_MAX)
+#define OUT_BYTES 24
 
 enum { READ_KEYS = 0, READ_RESERVATION = 1, REPORT_CAPABILITIES = 2 };
-enum {
-	REGISTER = 0,
-	RESERVE = 1,
-	RELEASE = 2,
-	PREEMPT = 4,
-	PREEMPT_AND_ABORT = 5,
-};
 #define WRITE_EXCLUSIVE_REGISTRANTS_ONLY 5
 
 static int ask(reserve_run *run, void *ctx, int action, uint8_t *in, size_t *got)
@@ -104,8 +96,8 @@ static int tell(reserve_run *run, void *ctx, int action, uint64_t key,
 	uint64_t action_key, bool persist)
 {
 	uint8_t out[OUT_BYTES] = {0};
-	struct scsi_command c = {
-		.cdb = {OPCODE_OUT, (uint8_t)action, WRITE_EXCLUSIVE_REGISTRANTS_ONLY},
+	struct scsi_command c = {.cdb = {RESERVE_OPCODE_OUT, (uint8_t)action,
+					 WRITE_EXCLUSIVE_REGISTRANTS_ONLY},
 		.cdb_bytes = 10,
 		.out = out,
 		.out_bytes = sizeof(out)};
@@ -167,13 +159,13 @@ bool reserve_is_ours(const struct reserve_state *now, uint64_t key)
 /* The last word on persistence counts for everybody (SPC-4, 5.13.5), so each says the same. */
 static void unregister(reserve_run *run, void *ctx, uint64_t key)
 {
-	tell(run, ctx, REGISTER, key, 0, can_persist(run, ctx));
+	tell(run, ctx, RESERVE_REGISTER, key, 0, can_persist(run, ctx));
 }
 
 /* A path that is registered already, as all of a host's are by the kernel, is refused. */
 static int enrol(reserve_run *run, void *ctx, uint64_t key)
 {
-	return tell(run, ctx, REGISTER, 0, key, can_persist(run, ctx));
+	return tell(run, ctx, RESERVE_REGISTER, 0, key, can_persist(run, ctx));
 }
 
 int reserve_take(reserve_run *run, void *ctx, uint64_t key, uint64_t *holder)
@@ -188,7 +180,7 @@ int reserve_take(reserve_run *run, void *ctx, uint64_t key, uint64_t *holder)
 		return ret;
 	ret = enrol(run, ctx, key);
 	if (ret == 0) {
-		ret = tell(run, ctx, RESERVE, key, 0, false);
+		ret = tell(run, ctx, RESERVE_RESERVE, key, 0, false);
 		if (ret)
 			unregister(run, ctx, key);
 	}
@@ -223,18 +215,19 @@ int reserve_join(reserve_run *run, void *ctx, uint64_t key)
 /* Ends the registrations of a key, and what its paths had under way where the unit can. */
 static int preempt(reserve_run *run, void *ctx, uint64_t key, uint64_t victim)
 {
-	int ret = tell(run, ctx, PREEMPT_AND_ABORT, key, victim, false);
+	int ret = tell(run, ctx, RESERVE_PREEMPT_AND_ABORT, key, victim, false);
 
-	return ret == 0 || ret == -EBADE ? ret
-					 : tell(run, ctx, PREEMPT, key, victim, false);
+	return ret == 0 || ret == -EBADE
+		       ? ret
+		       : tell(run, ctx, RESERVE_PREEMPT, key, victim, false);
 }
 
 void reserve_drop(reserve_run *run, void *ctx, uint64_t key)
 {
 	/* By another path that is closed after this one there is nothing left to do. */
-	if (tell(run, ctx, PREEMPT, key, key, false) == -EBADE)
+	if (tell(run, ctx, RESERVE_PREEMPT, key, key, false) == -EBADE)
 		return;
-	tell(run, ctx, RELEASE, key, 0, false);
+	tell(run, ctx, RESERVE_RELEASE, key, 0, false);
 	unregister(run, ctx, key);
 }
 
@@ -250,8 +243,8 @@ static bool is_registered(const struct reserve_state *now, uint64_t key)
  * kernel's paths. */
 static void break_own(reserve_run *run, void *ctx, uint64_t victim)
 {
-	tell(run, ctx, PREEMPT, victim, victim, false);
-	tell(run, ctx, RELEASE, victim, 0, false);
+	tell(run, ctx, RESERVE_PREEMPT, victim, victim, false);
+	tell(run, ctx, RESERVE_RELEASE, victim, 0, false);
 	unregister(run, ctx, victim);
 }
 
@@ -265,7 +258,7 @@ int reserve_break(reserve_run *run, void *ctx, uint64_t key, uint64_t victim)
 	ret = enrol(run, ctx, key);
 	if (ret == 0) {
 		ret = preempt(run, ctx, key, victim);
-		tell(run, ctx, RELEASE, key, 0, false);
+		tell(run, ctx, RESERVE_RELEASE, key, 0, false);
 		unregister(run, ctx, key);
 	} else if (ret == -EBADE) {
 		break_own(run, ctx, victim);

@@ -21,6 +21,16 @@
 
 struct json;
 
+/* PERSISTENT RESERVE OUT (SPC-4, 6.16), whose service action is the second byte. */
+#define RESERVE_OPCODE_OUT 0x5f
+enum reserve_action {
+	RESERVE_REGISTER = 0,
+	RESERVE_RESERVE = 1,
+	RESERVE_RELEASE = 2,
+	RESERVE_PREEMPT = 4,
+	RESERVE_PREEMPT_AND_ABORT = 5,
+};
+
 #define RESERVE_KEYS_MAX 64
 #define RESERVE_NAME_MAX 64
 

@@ -13,7 +13,6 @@
 #define RECONNECT_S     60u
 #define TIMEOUT_S       30u
 #define PATH_TIMEOUT_S  5u
-#define SECONDS_MAX     (1u << 20)
 #define KEPT_MAX        (64 * MiB)
 #define FIRST_BACKOFF   (SECOND_NS / 20)
 #define LONGEST_BACKOFF (2 * SECOND_NS)
@@ -35,17 +34,6 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
 }
 
-static int take_seconds(struct opts *opts, const char *key, uint64_t *ns, struct err *err)
-{
-	uint64_t seconds = *ns / SECOND_NS;
-	int ret = opts_take_u64(opts, key, &seconds, err);
-
-	if (ret == 0 && seconds > SECONDS_MAX)
-		ret = err_set(err, EINVAL, "%s: at most %u seconds", key, SECONDS_MAX);
-	*ns = seconds * SECOND_NS;
-	return ret;
-}
-
 int session_options(
 	struct session *s, const struct blk *b, struct opts *opts, struct err *err)
 {
@@ -53,8 +41,8 @@ int session_options(
 
 	s->reconnect_ns = RECONNECT_S * SECOND_NS;
 	s->timeout_ns = (b->flags & BLK_O_PATH ? PATH_TIMEOUT_S : TIMEOUT_S) * SECOND_NS;
-	ret = take_seconds(opts, "reconnect-delay", &s->reconnect_ns, err);
-	return ret ? ret : take_seconds(opts, "timeout", &s->timeout_ns, err);
+	ret = opts_take_seconds(opts, "reconnect-delay", &s->reconnect_ns, err);
+	return ret ? ret : opts_take_seconds(opts, "timeout", &s->timeout_ns, err);
 }
 
 /* ---- states ---------------------------------------------------------------------- */

@@ -350,6 +350,20 @@ int opts_take_u64(struct opts *o, const char *key, uint64_t *out, struct err *er
 	return 0;
 }
 
+int opts_take_seconds(struct opts *o, const char *key, uint64_t *out_ns, struct err *err)
+{
+	uint64_t seconds = *out_ns / 1000000000;
+	int ret = opts_take_u64(o, key, &seconds, err);
+
+	if (ret)
+		return ret;
+	if (seconds > OPTS_SECONDS_MAX)
+		return err_set(
+			err, EINVAL, "%s: at most %u seconds", key, OPTS_SECONDS_MAX);
+	*out_ns = seconds * 1000000000;
+	return 0;
+}
+
 int opts_take_size(struct opts *o, const char *key, uint64_t *out, struct err *err)
 {
 	const char *value = opts_take(o, key);

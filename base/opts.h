@@ -44,6 +44,9 @@ bool opts_empty(const struct opts *o);
 const char *opts_take(struct opts *o, const char *key);
 int opts_take_bool(struct opts *o, const char *key, bool *out, struct err *err);
 int opts_take_u64(struct opts *o, const char *key, uint64_t *out, struct err *err);
+/* Whole seconds, at most OPTS_SECONDS_MAX, as nanoseconds. */
+#define OPTS_SECONDS_MAX (1u << 20)
+int opts_take_seconds(struct opts *o, const char *key, uint64_t *out_ns, struct err *err);
 int opts_take_size(struct opts *o, const char *key, uint64_t *out, struct err *err);
 /* *out becomes the index in names[], a NULL-terminated list. */
 int opts_take_enum(struct opts *o, const char *key, const char *const *names, int *out,

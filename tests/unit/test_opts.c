@@ -162,6 +162,16 @@ static void typed_values_say_what_they_expect(void **state)
 	assert_int_equal(n, 16);
 	assert_int_equal(opts_take_u64(o, "maybe", &n, &err), -EINVAL);
 	assert_string_equal(err.msg, "Parameter 'maybe' expects a number");
+	n = 5000000000;
+	assert_int_equal(opts_take_seconds(o, "none", &n, &err), 0);
+	assert_int_equal(n, 5000000000);
+	assert_int_equal(opts_take_seconds(o, "num", &n, &err), 0);
+	assert_int_equal(n, 16000000000);
+	opts_set(o, "long", "1048577");
+	assert_int_equal(opts_take_seconds(o, "long", &n, &err), -EINVAL);
+	assert_string_equal(err.msg, "long: at most 1048576 seconds");
+	assert_int_equal(opts_take_seconds(o, "maybe", &n, &err), -EINVAL);
+	assert_int_equal(n, 16000000000);
 	assert_int_equal(opts_take_size(o, "size", &n, &err), 0);
 	assert_int_equal(n, 1536);
 	assert_int_equal(opts_take_size(o, "maybe", &n, &err), -EINVAL);
