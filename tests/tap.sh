@@ -121,6 +121,20 @@ peer_at_least () {
 	}'
 }
 
+# info_json byre|qemu ARGUMENT...: info in JSON with the peer's keys from either; ours prints no
+# others under the peer's name.
+info_json () {
+	tap_side=$1
+	shift
+	if [ "$tap_side" = byre ]; then
+		mkdir -p .named
+		ln -sf "$BYRE_BUILD/byre-img" .named/qemu-img
+		.named/qemu-img info --output=json "$@"
+	else
+		qemu-img info --output=json "$@"
+	fi
+}
+
 done_testing () {
 	echo "1..$tap_n"
 	[ $tap_failed -eq 0 ]

@@ -11,7 +11,7 @@ secret='--object secret,id=s,file=pass'
 # What a program tells of the volume, but for the name: qemu-img has options in it.
 # shellcheck disable=SC2086 # words
 facts () {
-	$1-img info $secret --image-opts --output=json $here 2>&1 | grep -v -e '"actual-size"' -e '"filename"'
+	info_json $1 $secret --image-opts $here 2>&1 | grep -v -e '"actual-size"' -e '"filename"'
 }
 
 if peer_at_least 8 0 && have qemu-io; then

@@ -84,7 +84,7 @@ check_all () {
 			ok "$what: $side-img compare agrees" $side-img compare $secret --image-opts "$here" \
 				driver=raw,file.filename=want.raw
 			map_of $side-img map $secret --image-opts "$here" >$side.map
-			$side-img info $secret --image-opts --output=json "$here" 2>&1 |
+			info_json $side $secret --image-opts "$here" 2>&1 |
 				sed -e '/"actual-size"/d' -e '/"filename": "json:/d' -e '/"filename": "this/d' >$side.info
 		}
 	done

@@ -26,8 +26,8 @@ qemu-io -c 'write -q -P 1 0 1M' bitmap.qcow2
 qemu-img bitmap --add bitmap.qcow2 b0
 qemu-img bitmap --add --disable bitmap.qcow2 b1
 qemu-io -c 'write -q -P 2 1M 1M' bitmap.qcow2
-is "$(byre-img info --output=json bitmap.qcow2 | grep -v actual-size)" \
-	"$(qemu-img info --output=json bitmap.qcow2 | grep -v actual-size)" "bitmaps are described alike"
+is "$(info_json byre bitmap.qcow2 | grep -v actual-size)" \
+	"$(info_json qemu bitmap.qcow2 | grep -v actual-size)" "bitmaps are described alike"
 cp bitmap.qcow2 before.qcow2
 ok "reading an image with bitmaps" byre-io -r -c 'read -P 1 0 1M' bitmap.qcow2
 ok "opening it for writing" byre-io -c 'read -P 1 0 1M' bitmap.qcow2
