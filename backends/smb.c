@@ -40,7 +40,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <smb2/smb2.h>
 
@@ -65,6 +67,9 @@
 #define CREDITS_IN_USE                 64u
 #define SOON                           256            /* transfers */
 #define CONNECT_NS                     10000000000ull /* an answer, while connecting */
+#define KNOCK_MS                       4000           /* two SYNs sent again */
+#define AGAIN_MS                       50
+#define AGAIN_TIMES                    10
 #define INFO_BYTES                     4096
 #define STATUS_NETWORK_SESSION_EXPIRED 0xC000035C /* MS-ERREF; nameless in libsmb2 */
 
@@ -91,6 +96,12 @@ struct disk_id {
 	bool known;
 };
 
+/* The two ends of a connection; no length: not known. */
+struct ends {
+	struct sockaddr_storage here, there;
+	socklen_t here_len, there_len;
+};
+
 struct facts {
 	uint16_t dialect;
 	uint32_t max_read, max_write;
@@ -107,7 +118,8 @@ struct smb {
 
 	/* Home loop; valid while the session is connected. */
 	struct link link;
-	char *path; /* in the share */
+	struct ends ends; /* of this connection, or the one before */
+	char *path;       /* in the share */
 	uint32_t share;
 	char *note; /* of our lock, as it lies beside the image; NULL: none */
 	smb2_file_id file;
@@ -922,6 +934,58 @@ static int open_image(struct blk *b, struct err *err)
 	return ret;
 }
 
+static void note_ends(struct smb *n)
+{
+	struct ends *e = &n->ends;
+	int fd = smb2_get_fd(n->link.ctx);
+
+	e->here_len = sizeof(e->here);
+	e->there_len = sizeof(e->there);
+	if (getsockname(fd, (struct sockaddr *)&e->here, &e->here_len) ||
+		getpeername(fd, (struct sockaddr *)&e->there, &e->there_len))
+		e->here_len = 0;
+}
+
+/* Where the network lost the end of a connection, the server believes that it is there, and
+ * keeps what it locks for minutes. A SYN between the same two ports is answered for the old
+ * connection, which our kernel then resets (RFC 9293, 3.5.1: half-open connections). Returns
+ * the socket, to be kept for so long, or -1. */
+static int end_half_open(const struct ends *e)
+{
+	const struct linger at_once = {.l_onoff = 1};
+	const int on = 1;
+	int fd = e->here_len ? socket(e->there.ss_family,
+				       SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+			     : -1;
+
+	if (fd < 0)
+		return -1;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	if (bind(fd, (const struct sockaddr *)&e->here, e->here_len) == 0 &&
+		(connect(fd, (const struct sockaddr *)&e->there, e->there_len) == 0 ||
+			errno == EINPROGRESS))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+/* What keeps the file from us may be our own, from before. */
+static int open_again(struct blk *b, struct err *err)
+{
+	struct smb *n = smb_of(b);
+	int ret = open_image(b, err);
+	int knock = ret == -EAGAIN ? end_half_open(&n->ends) : -1;
+
+	for (int i = 0; i < AGAIN_TIMES && ret == -EAGAIN && knock >= 0; i++) {
+		poll(NULL, 0, AGAIN_MS);
+		ret = open_image(b, err);
+	}
+	if (knock >= 0)
+		close(knock);
+	return ret;
+}
+
 static int node_connect(struct blk *b, struct err *err)
 {
 	struct smb *n = smb_of(b);
@@ -933,7 +997,7 @@ static int node_connect(struct blk *b, struct err *err)
 		return ret;
 	free(n->path);
 	n->path = path;
-	ret = open_image(b, err);
+	ret = n->known ? open_again(b, err) : open_image(b, err);
 	ret = ret ? ret : learn_limits(n, err);
 	if (ret == 0) {
 		n->transfers = 0;
@@ -945,23 +1009,40 @@ static int node_connect(struct blk *b, struct err *err)
 		link_close(&n->link);
 		return ret;
 	}
+	note_ends(n);
 	remote_forget_unsent(smb2_get_fd(n->link.ctx));
 	return 0;
+}
+
+/* After a goodbye that may not have arrived. */
+static void leave_nothing(const struct ends *e)
+{
+	struct pollfd p = {.fd = end_half_open(e), .events = POLLOUT};
+
+	if (p.fd < 0)
+		return;
+	poll(&p, 1, KNOCK_MS);
+	close(p.fd);
 }
 
 static void node_disconnect(struct blk *b, bool clean)
 {
 	struct smb *n = smb_of(b);
 	struct call c = {.status = 0};
+	int ret = 0;
 
 	if (!clean && n->transfers < SOON)
 		n->credit_limit = MAX(n->credit_limit / 2, 1u);
 	if (clean)
 		remove_note(n);
-	if (clean && close_file(&n->link, n->file) == 0)
+	if (clean)
+		ret = close_file(&n->link, n->file);
+	if (clean && ret == 0)
 		COMMAND(&n->link, c, smb2_cmd_logoff_async);
 	remote_stop(&n->link.remote);
 	link_close(&n->link);
+	if (ret && n->share == SMB2_FILE_SHARE_READ)
+		leave_nothing(&n->ends);
 }
 
 static void node_cut(struct blk *b)

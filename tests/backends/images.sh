@@ -200,6 +200,7 @@ under_load () {
 		--seconds $((model_seconds / 2)) >load.out 2>load.err &
 	load=$!
 	times=0
+	sleep 0.5 # a connection has to be there to be lost
 	while kill -0 $load 2>/dev/null; do
 		sleep 0.$((times * 37 % 100))
 		"$@" || fail "$load_name: $*"

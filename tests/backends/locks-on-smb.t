@@ -122,6 +122,23 @@ is "$(sed 's/byre-io> //g' a.out | grep -v '512 bytes\|512/512' | grep -c .)" 0 
 is "$(grep -c "connected again" a.err)" 2 "after two losses"
 ok "sound" byre-img check -q "$image"
 
+# The server does not hear that the connection was given up, and still has the old lock.
+if iptables -L -n >/dev/null 2>&1; then
+	hold a --image-opts "driver=qcow2,file.filename=$image,file.timeout=1"
+	a=$holder
+	iptables -I INPUT -p tcp --dport 1445 -j DROP
+	touch a.go
+	sleep 3
+	iptables -D INPUT -p tcp --dport 1445 -j DROP
+	began=$(date +%s)
+	ok "the end of the connection is lost" let_go a $a
+	like "$(cat a.err)" "connected again" "a new one was made"
+	ok "its own old lock does not keep it out" test $(($(date +%s) - began)) -lt 20
+	is "$(sed 's/byre-io> //g' a.out | grep -v '512 bytes\|512/512' | grep -c .)" 0 "with every byte"
+else
+	skip "the end of the connection is lost" "iptables is not usable here"
+fi
+
 # Somebody reads while the holder is away: it waits, and goes on.
 hold a --image-opts "driver=qcow2,file.filename=$image"
 a=$holder
