@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Guest memory. See memory.h. */
+#include "vmm/memory.h"
+
+#include <assert.h>
+#include <sys/mman.h>
+
+#include "base/math.h"
+
+#define HUGE_BYTES (2ull << 20)
+
+static int map_region(struct memory *m, uint64_t base, uint64_t bytes,
+	const struct memory_options *o, struct err *err)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	void *host;
+
+	if (o->huge)
+		flags |= MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
+	if (o->prealloc)
+		flags = (flags & ~MAP_NORESERVE) | MAP_POPULATE;
+	host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+	if (host == MAP_FAILED)
+		return err_errno(err, errno,
+			"cannot map %llu MiB of %smemory for the guest",
+			(unsigned long long)(bytes >> 20), o->huge ? "huge-page " : "");
+	if (!o->huge)
+		madvise(host, bytes, MADV_HUGEPAGE);
+	if (o->mergeable)
+		madvise(host, bytes, MADV_MERGEABLE);
+	madvise(host, bytes, MADV_DONTDUMP);
+	m->region[m->n++] = (struct memory_region){base, bytes, host};
+	return 0;
+}
+
+int memory_new(struct memory *m, const struct memory_options *o, struct err *err)
+{
+	uint64_t low = MIN(o->bytes, MEMORY_HOLE_START);
+	int ret;
+
+	*m = (struct memory){.n = 0};
+	if (o->bytes < MEMORY_MIN || o->bytes > MEMORY_MAX || o->bytes % HUGE_BYTES)
+		return err_set(err, EINVAL,
+			"the guest's memory has to be a multiple of 2 MiB from %llu MiB "
+			"to "
+			"%llu GiB",
+			MEMORY_MIN >> 20, MEMORY_MAX >> 30);
+	ret = map_region(m, 0, low, o, err);
+	if (ret == 0 && o->bytes > low)
+		ret = map_region(m, MEMORY_HOLE_END, o->bytes - low, o, err);
+	if (ret)
+		memory_free(m);
+	return ret;
+}
+
+void memory_free(struct memory *m)
+{
+	for (unsigned i = 0; i < m->n; i++)
+		munmap(m->region[i].host, m->region[i].bytes);
+	m->n = 0;
+}
+
+void *memory_at(const struct memory *m, uint64_t address, uint64_t bytes)
+{
+	for (unsigned i = 0; i < m->n; i++) {
+		const struct memory_region *r = &m->region[i];
+
+		if (address >= r->base &&
+			range_inside(address - r->base, bytes, r->bytes))
+			return r->host + (address - r->base);
+	}
+	return NULL;
+}
+
+uint64_t memory_bytes(const struct memory *m)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < m->n; i++)
+		n += m->region[i].bytes;
+	return n;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The guest's memory: up to two regions of RAM, below 3 GiB and from 4 GiB on, around the
+ * hole where devices lie, and what firmware is read from. A guest-physical address is worth
+ * nothing until it was looked up here.
+ */
+#ifndef BYRE_VMM_MEMORY_H
+#define BYRE_VMM_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+#define MEMORY_HOLE_START 0xc0000000ull /* devices, local APICs, firmware */
+#define MEMORY_HOLE_END	  0x100000000ull
+#define MEMORY_MAX	  (1ull << 40)
+#define MEMORY_MIN	  (16ull << 20)
+
+struct memory_region {
+	uint64_t base, bytes; /* guest-physical */
+	uint8_t *host;
+};
+
+struct memory {
+	struct memory_region region[2];
+	unsigned n;
+};
+
+struct memory_options {
+	uint64_t bytes;	    /* multiple of 2 MiB */
+	bool mergeable;	    /* KSM may share equal pages */
+	bool huge;	    /* pages of 2 MiB from hugetlbfs; none there: an error */
+	bool prealloc;	    /* all of it is there before the guest starts */
+};
+
+/* Maps it. Nothing stays mapped on failure. */
+int memory_new(struct memory *m, const struct memory_options *o, struct err *err);
+void memory_free(struct memory *m);
+
+/* The range as the host sees it; NULL unless all of it is RAM. */
+void *memory_at(const struct memory *m, uint64_t address, uint64_t bytes);
+/* Bytes of RAM. */
+uint64_t memory_bytes(const struct memory *m);
+
+#endif
