@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The devices of the board that are neither PCI nor virtio, each in a file of its name. The
+ * functions make one and give it to the machine; -errno with err set where they cannot.
+ */
+#ifndef BYRE_VMM_DEVICES_H
+#define BYRE_VMM_DEVICES_H
+
+#include "vmm/vm.h"
+
+/* ---- serial.c: a 16550A at 0x3f8, ISA line 4 ------------------------------------- */
+
+struct serial;
+
+/* What the guest sends goes to out_fd (blocking writes; -1: nowhere). */
+int serial_new(struct vm *vm, int out_fd, struct serial **out, struct err *err);
+/* Bytes for the guest; how many were taken. From any thread. */
+unsigned serial_receive(struct serial *s, const uint8_t *data, unsigned bytes);
+
+/* ---- rtc.c: MC146818 clock and CMOS at 0x70 -------------------------------------- */
+
+int rtc_new(struct vm *vm, struct err *err);
+
+/* ---- power.c: ACPI's registers at 0x600, reset by the keyboard controller --------- */
+
+#define POWER_PORT	 0x600
+#define POWER_SCI	 9
+#define POWER_TIMER_PORT 0x608
+#define POWER_S5	 5 /* SLP_TYP that turns it off */
+
+struct power;
+
+int power_new(struct vm *vm, struct power **out, struct err *err);
+/* The power button: what the guest makes of it is its own affair. From any thread. */
+void power_press_button(struct power *p);
+
+#endif

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Turning off and on again: ACPI's fixed registers (ACPI 6.4, 4.8.3), with a power button
+ * and the timer; and, of the keyboard controller, the pulse on the reset line.
+ */
+#include <stdlib.h>
+#include <time.h>
+
+#include "vmm/devices.h"
+
+#define TIMER_HZ     3579545u
+#define I8042_STATUS 0x64
+#define PULSE_RESET  0xfe
+
+/* Of PM1: status, enable, control; two bytes each. */
+enum { STATUS = 0, ENABLE = 2, CONTROL = 4 };
+#define BUTTON     (1u << 8)
+#define SCI_ENABLE (1u << 0)
+#define SLEEP      (1u << 13)
+
+struct power {
+	struct device device; /* first */
+	struct vm *vm;
+	pthread_mutex_t lock;
+	uint16_t status, enable, control;
+};
+
+/* The lock is held. */
+static void update(struct power *p)
+{
+	vm_set_irq(p->vm, POWER_SCI, (p->status & p->enable) != 0);
+}
+
+void power_press_button(struct power *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->status |= BUTTON;
+	update(p);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static uint32_t timer_value(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint32_t)(((uint64_t)ts.tv_sec * TIMER_HZ +
+				  (uint64_t)ts.tv_nsec * TIMER_HZ / 1000000000) &
+			  0xffffff);
+}
+
+/* The registers as eight bytes, so that any width of access will do. */
+static uint64_t registers(const struct power *p)
+{
+	return p->status | (uint64_t)p->enable << 16 | (uint64_t)p->control << 32;
+}
+
+static uint64_t power_read(void *dev, uint64_t offset, unsigned bytes)
+{
+	struct power *p = dev;
+	uint64_t value;
+
+	(void)bytes;
+	if (offset >= POWER_TIMER_PORT - POWER_PORT)
+		return timer_value() >> 8 * (offset - (POWER_TIMER_PORT - POWER_PORT));
+	pthread_mutex_lock(&p->lock);
+	value = registers(p) >> 8 * offset;
+	pthread_mutex_unlock(&p->lock);
+	return value;
+}
+
+/* The lock is held. */
+static void write_control(struct power *p, uint16_t value)
+{
+	p->control = value & ~SLEEP;
+	if ((value & SLEEP) && (value >> 10 & 7) == POWER_S5)
+		vm_ask(p->vm, VM_POWER_OFF);
+}
+
+/* Byte by byte: status bits are cleared by writing ones. */
+static void power_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
+{
+	struct power *p = dev;
+	uint64_t now, mask;
+
+	if (offset + bytes > 6)
+		return;
+	mask = ((uint64_t)1 << 8 * bytes) - 1;
+	pthread_mutex_lock(&p->lock);
+	if (offset < ENABLE)
+		p->status &= (uint16_t) ~(value << 8 * offset);
+	now = (registers(p) & ~(mask << 8 * offset)) | value << 8 * offset;
+	if (offset + bytes > ENABLE && offset < CONTROL)
+		p->enable = (uint16_t)(now >> 16);
+	if (offset + bytes > CONTROL)
+		write_control(p, (uint16_t)(now >> 32));
+	update(p);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static const struct bus_ops power_bus = {power_read, power_write};
+
+/* No keyboard: its controller is always ready, has nothing to say, and can reset. */
+static uint64_t i8042_read(void *dev, uint64_t offset, unsigned bytes)
+{
+	(void)dev;
+	(void)offset;
+	(void)bytes;
+	return 0;
+}
+
+static void i8042_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
+{
+	(void)offset;
+	(void)bytes;
+	if (value == PULSE_RESET)
+		vm_ask(((struct power *)dev)->vm, VM_RESET);
+}
+
+static const struct bus_ops i8042_bus = {i8042_read, i8042_write};
+
+static void power_reset(struct device *d)
+{
+	struct power *p = (struct power *)d;
+
+	pthread_mutex_lock(&p->lock);
+	p->status = p->enable = 0;
+	p->control = SCI_ENABLE; /* there is no legacy mode to come out of */
+	update(p);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static void power_free(struct device *d)
+{
+	struct power *p = (struct power *)d;
+
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+}
+
+static const struct device_ops power_ops = {
+	.name = "power",
+	.reset = power_reset,
+	.free = power_free,
+};
+
+int power_new(struct vm *vm, struct power **out, struct err *err)
+{
+	struct power *p = calloc(1, sizeof(*p));
+	int ret;
+
+	if (!p)
+		return err_errno(err, ENOMEM, "power");
+	p->device.ops = &power_ops;
+	p->vm = vm;
+	pthread_mutex_init(&p->lock, NULL);
+	ret = bus_add(&vm->pio, POWER_PORT, 12, &power_bus, p);
+	ret = ret ? ret : bus_add(&vm->pio, I8042_STATUS, 1, &i8042_bus, p);
+	if (ret) {
+		power_free(&p->device);
+		return err_errno(err, -ret, "power");
+	}
+	vm_add_device(vm, &p->device);
+	*out = p;
+	return 0;
+}

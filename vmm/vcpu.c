@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A vCPU: a thread that is in the guest, or handles what made it leave. To make it leave
+ * another sets immediate_exit and sends a signal, whose handler does nothing: KVM_RUN then
+ * ends with EINTR, whether it had begun or not.
+ */
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <linux/kvm.h>
+
+#include "base/math.h"
+
+#define KICK_SIGNAL     (SIGRTMIN + 1)
+#define CPUID_ENTRIES   256
+#define FLAT_CODE       0x10
+#define FLAT_DATA       0x18
+#define CR0_PROTECTED   0x11 /* PE, ET */
+#define MSR_MISC_ENABLE 0x1a0
+#define FAST_STRINGS    1
+
+/* ---- what it is ------------------------------------------------------------------ */
+
+static unsigned log2_up(unsigned n)
+{
+	unsigned bits = 0;
+
+	while (1u << bits < n)
+		bits++;
+	return bits;
+}
+
+/* One package, `cpus` cores of one thread each; the rest as KVM offers it. */
+static void set_topology(struct kvm_cpuid_entry2 *e, const struct vcpu *c)
+{
+	unsigned cpus = c->vm->cpus;
+
+	switch (e->function) {
+	case 0x1:
+		e->ebx = (e->ebx & 0xff00) | c->index << 24 | MIN(cpus, 255u) << 16;
+		e->ecx |= 1u << 31; /* under a hypervisor */
+		if (cpus > 1)
+			e->edx |= 1u << 28;
+		break;
+	case 0x4:
+		e->eax = (e->eax & 0x3fff) | (cpus - 1) << 26;
+		break;
+	case 0xb:
+	case 0x1f:
+		e->edx = c->index;
+		e->ecx = e->index & 0xff;
+		e->eax = e->ebx = 0;
+		if (e->index == 0) {
+			e->ebx = 1;
+			e->ecx |= 1 << 8; /* threads */
+		} else if (e->index == 1) {
+			e->eax = log2_up(cpus);
+			e->ebx = cpus;
+			e->ecx |= 2 << 8; /* cores */
+		}
+		break;
+	case 0x80000008:
+		e->ecx = (e->ecx & ~0xf0ffu) | (cpus - 1) | log2_up(cpus) << 12;
+		break;
+	case 0x8000001e:
+		e->eax = c->index;
+		e->ebx = c->index & 0xff;
+		e->ecx = 0;
+		break;
+	default:
+		break;
+	}
+}
+
+static int set_cpuid(struct vcpu *c)
+{
+	struct kvm_cpuid2 *id =
+		calloc(1, sizeof(*id) + CPUID_ENTRIES * sizeof(*id->entries));
+	int ret = 0;
+
+	if (!id)
+		return -ENOMEM;
+	id->nent = CPUID_ENTRIES;
+	if (ioctl(c->vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, id))
+		ret = -errno;
+	for (unsigned i = 0; ret == 0 && i < id->nent; i++)
+		set_topology(&id->entries[i], c);
+	if (ret == 0 && ioctl(c->fd, KVM_SET_CPUID2, id))
+		ret = -errno;
+	free(id);
+	return ret;
+}
+
+/* LINT0 takes the 8259's interrupts, LINT1 NMIs, as firmware leaves them. */
+static int set_lapic(struct vcpu *c)
+{
+	struct kvm_lapic_state lapic;
+	uint32_t *lint0 = (uint32_t *)(void *)(lapic.regs + 0x350);
+	uint32_t *lint1 = (uint32_t *)(void *)(lapic.regs + 0x360);
+
+	if (ioctl(c->fd, KVM_GET_LAPIC, &lapic))
+		return -errno;
+	*lint0 = (*lint0 & ~0x700u) | 0x700;
+	*lint1 = (*lint1 & ~0x700u) | 0x400;
+	return ioctl(c->fd, KVM_SET_LAPIC, &lapic) ? -errno : 0;
+}
+
+int vcpu_new(struct vcpu *c, struct vm *vm, unsigned index, struct err *err)
+{
+	int ret;
+
+	*c = (struct vcpu){.vm = vm, .index = index, .fd = -1};
+	c->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)index);
+	if (c->fd < 0)
+		return err_errno(err, errno, "/dev/kvm: cannot make vCPU %u", index);
+	c->run = mmap(NULL, vm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
+	if (c->run == MAP_FAILED) {
+		c->run = NULL;
+		return err_errno(err, errno, "vCPU %u", index);
+	}
+	ret = set_cpuid(c);
+	ret = ret ? ret : set_lapic(c);
+	return ret ? err_errno(err, -ret, "vCPU %u cannot be set up", index) : 0;
+}
+
+void vcpu_free(struct vcpu *c)
+{
+	if (c->started)
+		pthread_join(c->thread, NULL);
+	c->started = false;
+	if (c->run)
+		munmap(c->run, c->vm->run_bytes);
+	if (c->fd >= 0)
+		close(c->fd);
+	c->run = NULL;
+	c->fd = -1;
+}
+
+/* ---- registers after a reset ----------------------------------------------------- */
+
+static struct kvm_segment flat(unsigned selector, unsigned type)
+{
+	return (struct kvm_segment){.selector = (uint16_t)selector,
+		.limit = 0xffffffff,
+		.type = (uint8_t)type,
+		.present = 1,
+		.db = 1,
+		.s = 1,
+		.g = 1};
+}
+
+/* Flat 32-bit protected mode without paging, as the Linux boot protocols want it. */
+static int enter_flat(struct vcpu *c)
+{
+	const struct vm *vm = c->vm;
+	struct kvm_regs regs = {.rip = vm->entry,
+		.rbx = vm->entry_ebx,
+		.rsi = vm->entry_esi,
+		.rflags = 2};
+	struct kvm_sregs s;
+
+	if (ioctl(c->fd, KVM_GET_SREGS, &s))
+		return -errno;
+	s.cs = flat(FLAT_CODE, 0xb);
+	s.ds = s.es = s.fs = s.gs = s.ss = flat(FLAT_DATA, 0x3);
+	s.cr0 = CR0_PROTECTED;
+	s.cr3 = s.cr4 = s.efer = 0;
+	if (ioctl(c->fd, KVM_SET_SREGS, &s) || ioctl(c->fd, KVM_SET_REGS, &regs))
+		return -errno;
+	return 0;
+}
+
+static int set_msrs(struct vcpu *c)
+{
+	struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) + sizeof(*msrs->entries));
+	int ret;
+
+	if (!msrs)
+		return -ENOMEM;
+	msrs->nmsrs = 1;
+	msrs->entries[0].index = MSR_MISC_ENABLE;
+	msrs->entries[0].data = FAST_STRINGS;
+	ret = ioctl(c->fd, KVM_SET_MSRS, msrs) < 0 ? -errno : 0;
+	free(msrs);
+	return ret;
+}
+
+/* KVM makes vCPUs as after power-on; the others wait for the first one to wake them. */
+int vcpu_reset(struct vcpu *c)
+{
+	struct kvm_mp_state state = {.mp_state = c->index ? KVM_MP_STATE_UNINITIALIZED
+							  : KVM_MP_STATE_RUNNABLE};
+	int ret;
+
+	if (ioctl(c->fd, KVM_SET_MP_STATE, &state))
+		return -errno;
+	ret = set_msrs(c);
+	if (ret || c->index || !c->vm->entry)
+		return ret;
+	return enter_flat(c);
+}
+
+/* ---- exits ----------------------------------------------------------------------- */
+
+static uint64_t load(const uint8_t *p, unsigned bytes)
+{
+	uint64_t value = 0;
+
+	memcpy(&value, p, bytes);
+	return value;
+}
+
+static void do_pio(struct vcpu *c)
+{
+	struct kvm_run *run = c->run;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	uint64_t value;
+
+	c->pio_exits++;
+	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
+		if (run->io.direction == KVM_EXIT_IO_OUT) {
+			bus_write(&c->vm->pio, run->io.port, run->io.size,
+				load(data, run->io.size));
+			continue;
+		}
+		value = bus_read(&c->vm->pio, run->io.port, run->io.size);
+		memcpy(data, &value, run->io.size);
+	}
+}
+
+static void do_mmio(struct vcpu *c)
+{
+	struct kvm_run *run = c->run;
+	unsigned bytes = run->mmio.len;
+	uint64_t value;
+
+	c->mmio_exits++;
+	if (run->mmio.is_write) {
+		bus_write(&c->vm->mmio, run->mmio.phys_addr, bytes,
+			load(run->mmio.data, bytes));
+		return;
+	}
+	value = bus_read(&c->vm->mmio, run->mmio.phys_addr, bytes);
+	memcpy(run->mmio.data, &value, bytes);
+}
+
+static void handle_exit(struct vcpu *c)
+{
+	const struct kvm_run *run = c->run;
+
+	c->exits++;
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		do_pio(c);
+		break;
+	case KVM_EXIT_MMIO:
+		do_mmio(c);
+		break;
+	case KVM_EXIT_INTR:
+	case KVM_EXIT_IRQ_WINDOW_OPEN:
+		break;
+	case KVM_EXIT_SHUTDOWN: /* a triple fault, which is how some guests reboot */
+		vm_ask(c->vm, VM_RESET);
+		break;
+	case KVM_EXIT_SYSTEM_EVENT:
+		vm_ask(c->vm, run->system_event.type == KVM_SYSTEM_EVENT_RESET
+				      ? VM_RESET
+				      : VM_POWER_OFF);
+		break;
+	case KVM_EXIT_FAIL_ENTRY:
+		vm_fail(c->vm, "vCPU %u cannot enter the guest: hardware reason 0x%llx",
+			c->index,
+			(unsigned long long)
+				run->fail_entry.hardware_entry_failure_reason);
+		break;
+	case KVM_EXIT_INTERNAL_ERROR:
+		vm_fail(c->vm, "vCPU %u: KVM cannot go on (internal error %u)", c->index,
+			run->internal.suberror);
+		break;
+	default:
+		vm_fail(c->vm, "vCPU %u: unknown exit %u", c->index, run->exit_reason);
+		break;
+	}
+}
+
+/* ---- the thread ------------------------------------------------------------------ */
+
+static void kicked(int signal)
+{
+	(void)signal;
+}
+
+/* False: the machine ends. */
+static bool wait_until_running(struct vcpu *c)
+{
+	struct vm *vm = c->vm;
+	bool go;
+
+	pthread_mutex_lock(&vm->lock);
+	while (!vm->running && !vm->ending)
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	go = !vm->ending;
+	if (go) {
+		vm->inside++;
+		__atomic_store_n(&c->run->immediate_exit, 0, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return go;
+}
+
+static bool is_running(struct vm *vm)
+{
+	bool running;
+
+	pthread_mutex_lock(&vm->lock);
+	running = vm->running;
+	pthread_mutex_unlock(&vm->lock);
+	return running;
+}
+
+static void has_left(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->inside--;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* An access that made it leave is finished by the next KVM_RUN, so that one is made, with
+ * immediate_exit, before it counts as outside: its registers are whole then. */
+static void run_guest(struct vcpu *c)
+{
+	do {
+		if (ioctl(c->fd, KVM_RUN, 0) == 0) {
+			handle_exit(c);
+		} else if (errno != EINTR && errno != EAGAIN) {
+			vm_fail(c->vm, "vCPU %u: %s", c->index, strerror(errno));
+			break;
+		}
+	} while (!__atomic_load_n(&c->run->immediate_exit, __ATOMIC_ACQUIRE));
+	ioctl(c->fd, KVM_RUN, 0);
+}
+
+static void *vcpu_main(void *arg)
+{
+	struct vcpu *c = arg;
+
+	while (wait_until_running(c)) {
+		run_guest(c);
+		has_left(c->vm);
+		/* Failed by itself: until the others were stopped. */
+		while (is_running(c->vm))
+			usleep(1000);
+	}
+	return NULL;
+}
+
+int vcpu_start(struct vcpu *c, struct err *err)
+{
+	struct sigaction action = {.sa_handler = kicked};
+	int ret;
+
+	sigaction(KICK_SIGNAL, &action, NULL);
+	ret = pthread_create(&c->thread, NULL, vcpu_main, c);
+	if (ret)
+		return err_errno(err, ret, "vCPU %u: no thread", c->index);
+	c->started = true;
+	return 0;
+}
+
+void vcpu_kick(struct vcpu *c)
+{
+	if (!c->started)
+		return;
+	__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	pthread_kill(c->thread, KICK_SIGNAL);
+}
