@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The PCI bus. See pci.h. */
+#include "vmm/pci.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/endian.h"
+#include "base/math.h"
+
+#define PORT     0xcf8 /* the address; the data, from 0xcfc on */
+#define RESET_AT 1     /* the reset control register of PC chipsets, 0xcf9 */
+#define ENABLED  0x80000000u
+
+/* Configuration space. */
+enum {
+	COMMAND = 0x04,
+	STATUS = 0x06,
+	REVISION = 0x08,
+	HEADER = 0x0e,
+	BAR0 = 0x10,
+	SUBSYSTEM = 0x2c,
+	CAPABILITIES = 0x34,
+	LINE = 0x3c,
+	PIN = 0x3d,
+	FIRST_CAPABILITY = 0x40,
+};
+#define COMMAND_MEMORY      0x0002
+#define COMMAND_MASTER      0x0004
+#define COMMAND_NO_INTX     0x0400
+#define STATUS_CAPABILITIES 0x0010
+
+#define CAPABILITY_MSIX 0x11
+#define MSIX_ENABLE     0x80 /* of the upper byte of its control */
+#define MSIX_MASK_ALL   0x40
+#define MSIX_BAR        1
+#define MSIX_BYTES      4096
+#define MSIX_PENDING_AT 2048
+#define VECTOR_BYTES    16
+#define VECTOR_MASKED   1
+
+struct pci {
+	struct device device; /* first */
+	struct vm *vm;
+	/* Around the address and the slots; and around the pins and, again, the slots: an access
+	 * that moves a BAR holds the first and waits for accesses that may want the second. */
+	pthread_mutex_t lock, pin_lock;
+	uint32_t address;
+	uint8_t reset_control;
+	struct pci_function *slot[PCI_SLOTS];
+	struct pci_function bridge;
+	uint32_t next_base;
+};
+
+void pci_put16(uint8_t *p, uint16_t v)
+{
+	*(le16 *)p = le16_put(v);
+}
+
+void pci_put32(uint8_t *p, uint32_t v)
+{
+	*(le32 *)p = le32_put(v);
+}
+
+uint32_t pci_get32(const uint8_t *p)
+{
+	return le32_get(*(const le32 *)p);
+}
+
+static uint16_t get16(const uint8_t *p)
+{
+	return le16_get(*(const le16 *)p);
+}
+
+/* ---- MSI-X ----------------------------------------------------------------------- */
+
+static bool is_enabled(const struct pci_function *f)
+{
+	return f->vectors && (f->config[f->msix_capability + 3] & MSIX_ENABLE);
+}
+
+static bool is_masked(const struct pci_function *f, unsigned i)
+{
+	return (f->config[f->msix_capability + 3] & MSIX_MASK_ALL) ||
+	       (f->vector[i].control & VECTOR_MASKED);
+}
+
+bool pci_msix_enabled(struct pci_function *f)
+{
+	bool on;
+
+	pthread_mutex_lock(&f->lock);
+	on = is_enabled(f);
+	pthread_mutex_unlock(&f->lock);
+	return on;
+}
+
+void pci_notify(struct pci_function *f, unsigned vector)
+{
+	struct pci_vector v = {.address = 0};
+	bool now = false;
+
+	if (vector >= f->vectors)
+		return;
+	pthread_mutex_lock(&f->lock);
+	if (is_enabled(f) && is_masked(f, vector)) {
+		f->pending[vector / 64] |= (uint64_t)1 << vector % 64;
+	} else if (is_enabled(f)) {
+		v = f->vector[vector];
+		now = true;
+	}
+	pthread_mutex_unlock(&f->lock);
+	/* An address that is no local APIC's is the guest's own mistake. */
+	if (now)
+		vm_send_msi(f->vm, v.address, v.data);
+}
+
+/* Sends what was held back. The lock is held. */
+static void send_pending(struct pci_function *f)
+{
+	for (unsigned i = 0; i < f->vectors; i++) {
+		uint64_t bit = (uint64_t)1 << i % 64;
+
+		if (!(f->pending[i / 64] & bit) || !is_enabled(f) || is_masked(f, i))
+			continue;
+		f->pending[i / 64] &= ~bit;
+		vm_send_msi(f->vm, f->vector[i].address, f->vector[i].data);
+	}
+}
+
+static void vector_word(const struct pci_vector *v, unsigned word, uint32_t *out)
+{
+	const uint32_t words[4] = {
+		(uint32_t)v->address, (uint32_t)(v->address >> 32), v->data, v->control};
+
+	*out = words[word];
+}
+
+static void set_vector_word(struct pci_vector *v, unsigned word, uint32_t value)
+{
+	if (word == 0)
+		v->address = (v->address & ~(uint64_t)UINT32_MAX) | value;
+	else if (word == 1)
+		v->address = (uint32_t)v->address | (uint64_t)value << 32;
+	else if (word == 2)
+		v->data = value;
+	else
+		v->control = value & VECTOR_MASKED;
+}
+
+static uint32_t read_word(struct pci_function *f, uint64_t at)
+{
+	uint64_t i = at / VECTOR_BYTES;
+	uint32_t value = 0;
+
+	if (at >= MSIX_PENDING_AT) {
+		i = (at - MSIX_PENDING_AT) / 8;
+		if (i < ARRAY_LEN(f->pending))
+			value = (uint32_t)(f->pending[i] >> (at & 4 ? 32 : 0));
+	} else if (i < f->vectors) {
+		vector_word(&f->vector[i], at / 4 % 4, &value);
+	}
+	return value;
+}
+
+static uint64_t msix_read(void *dev, uint64_t offset, unsigned bytes)
+{
+	struct pci_function *f = dev;
+	uint64_t value;
+
+	if (bytes < 4 || offset % bytes)
+		return UINT64_MAX;
+	pthread_mutex_lock(&f->lock);
+	value = read_word(f, offset);
+	if (bytes == 8)
+		value |= (uint64_t)read_word(f, offset + 4) << 32;
+	pthread_mutex_unlock(&f->lock);
+	return value;
+}
+
+static void msix_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
+{
+	struct pci_function *f = dev;
+	uint64_t i = offset / VECTOR_BYTES;
+
+	if (bytes < 4 || offset % bytes || i >= f->vectors)
+		return;
+	pthread_mutex_lock(&f->lock);
+	set_vector_word(&f->vector[i], offset / 4 % 4, (uint32_t)value);
+	if (bytes == 8)
+		set_vector_word(
+			&f->vector[i], offset / 4 % 4 + 1, (uint32_t)(value >> 32));
+	send_pending(f);
+	pthread_mutex_unlock(&f->lock);
+}
+
+static const struct bus_ops msix_bus = {msix_read, msix_write};
+
+void pci_set_vectors(struct pci_function *f, unsigned vectors)
+{
+	unsigned at = pci_add_capability(f, CAPABILITY_MSIX, 12);
+
+	f->vectors = MIN(vectors, PCI_VECTORS_MAX);
+	f->msix_capability = at;
+	pci_put16(f->config + at + 2, (uint16_t)(f->vectors - 1));
+	f->writable[at + 3] = MSIX_ENABLE | MSIX_MASK_ALL;
+	pci_put32(f->config + at + 4, MSIX_BAR);
+	pci_put32(f->config + at + 8, MSIX_PENDING_AT | MSIX_BAR);
+	pci_set_bar(f, MSIX_BAR, MSIX_BYTES, &msix_bus, f);
+}
+
+/* ---- interrupt pin --------------------------------------------------------------- */
+
+unsigned pci_gsi(unsigned slot, unsigned pin)
+{
+	return (slot + pin) % 2 ? 11 : 10;
+}
+
+/* Several slots share a line, which is high as long as one of them wants it. */
+static bool line_wanted(const struct pci *pci, unsigned gsi)
+{
+	for (unsigned i = 0; i < PCI_SLOTS; i++) {
+		const struct pci_function *f = pci->slot[i];
+
+		if (f && f->intx && pci_gsi(i, 0) == gsi &&
+			!(get16(f->config + COMMAND) & COMMAND_NO_INTX))
+			return true;
+	}
+	return false;
+}
+
+void pci_set_intx(struct pci_function *f, bool high)
+{
+	struct pci *pci = f->pci;
+
+	if (!pci)
+		return;
+	pthread_mutex_lock(&pci->pin_lock);
+	if (f->intx != high) {
+		f->intx = high;
+		vm_set_irq(f->vm, pci_gsi(f->slot, 0),
+			line_wanted(pci, pci_gsi(f->slot, 0)));
+	}
+	pthread_mutex_unlock(&pci->pin_lock);
+}
+
+/* ---- BARs ------------------------------------------------------------------------ */
+
+static bool memory_on(const struct pci_function *f)
+{
+	return f->config[COMMAND] & COMMAND_MEMORY;
+}
+
+static void unmap_bar(struct pci_function *f, struct pci_bar *bar)
+{
+	if (!bar->mapped)
+		return;
+	bus_remove(&f->vm->mmio, bar->mapped);
+	if (bar->moved)
+		bar->moved(bar->dev, bar->mapped, 0);
+	bar->mapped = 0;
+}
+
+/* Where the guest puts it over RAM or over another it is nowhere. */
+static void map_bar(struct pci_function *f, unsigned i)
+{
+	struct pci_bar *bar = &f->bar[i];
+	uint32_t base = pci_get32(f->config + BAR0 + 4 * i) & ~0xfu;
+
+	if (!memory_on(f))
+		base = 0;
+	if (base == bar->mapped)
+		return;
+	unmap_bar(f, bar);
+	if (base < MEMORY_HOLE_START || base + (uint64_t)bar->bytes > MEMORY_HOLE_END)
+		return;
+	if (bus_add(&f->vm->mmio, base, bar->bytes, bar->ops, bar->dev))
+		return;
+	bar->mapped = base;
+	if (bar->moved)
+		bar->moved(bar->dev, 0, base);
+}
+
+static void map_bars(struct pci_function *f)
+{
+	for (unsigned i = 0; i < PCI_BARS; i++)
+		if (f->bar[i].bytes)
+			map_bar(f, i);
+}
+
+void pci_set_bar(struct pci_function *f, unsigned i, uint32_t bytes,
+	const struct bus_ops *ops, void *dev)
+{
+	f->bar[i] = (struct pci_bar){.bytes = bytes, .ops = ops, .dev = dev};
+	pci_put32(f->writable + BAR0 + 4 * i, ~(bytes - 1));
+}
+
+/* ---- configuration space --------------------------------------------------------- */
+
+void pci_function_init(
+	struct pci_function *f, struct vm *vm, const struct pci_identity *id)
+{
+	f->vm = vm;
+	pthread_mutex_init(&f->lock, NULL);
+	pci_put16(f->config, id->vendor);
+	pci_put16(f->config + 2, id->device);
+	pci_put32(f->config + REVISION, id->class_code << 8 | id->revision);
+	pci_put16(f->config + SUBSYSTEM, id->subsystem_vendor);
+	pci_put16(f->config + SUBSYSTEM + 2, id->subsystem);
+	f->config[PIN] = id->interrupts;
+	pci_put16(f->writable + COMMAND,
+		COMMAND_MEMORY | COMMAND_MASTER | COMMAND_NO_INTX | 1);
+	f->writable[LINE] = 0xff;
+	f->writable[0x0c] = 0xff; /* cache line size */
+	f->last_link = f->config + CAPABILITIES;
+	f->next_capability = FIRST_CAPABILITY;
+}
+
+unsigned pci_add_capability(struct pci_function *f, uint8_t id, unsigned bytes)
+{
+	unsigned at = f->next_capability;
+
+	f->config[at] = id;
+	*f->last_link = (uint8_t)at;
+	f->last_link = f->config + at + 1;
+	f->next_capability = (unsigned)round_up(at + bytes, 4);
+	f->config[STATUS] |= STATUS_CAPABILITIES;
+	return at;
+}
+
+static void write_byte(struct pci_function *f, unsigned at, uint8_t value)
+{
+	uint8_t mask = f->writable[at];
+
+	f->config[at] = (uint8_t)((f->config[at] & ~mask) | (value & mask));
+}
+
+static void config_write(
+	struct pci_function *f, unsigned at, unsigned bytes, uint64_t value)
+{
+	pthread_mutex_lock(&f->lock);
+	for (unsigned i = 0; i < bytes && at + i < PCI_CONFIG_BYTES; i++)
+		write_byte(f, at + i, (uint8_t)(value >> 8 * i));
+	if (f->vectors)
+		send_pending(f);
+	pthread_mutex_unlock(&f->lock);
+	map_bars(f);
+}
+
+static uint64_t config_read(const struct pci_function *f, unsigned at, unsigned bytes)
+{
+	uint64_t value = 0;
+
+	for (unsigned i = 0; i < bytes; i++)
+		value |= (uint64_t)(at + i < PCI_CONFIG_BYTES ? f->config[at + i] : 0xff)
+			 << 8 * i;
+	return value;
+}
+
+/* ---- the ports ------------------------------------------------------------------- */
+
+/* The function and register that the address names. The lock is held. */
+static struct pci_function *addressed(const struct pci *pci, unsigned *at)
+{
+	uint32_t a = pci->address;
+
+	*at = a & 0xfc;
+	if (!(a & ENABLED) || (a >> 16 & 0xff) || (a >> 8 & 7))
+		return NULL;
+	return pci->slot[a >> 11 & (PCI_SLOTS - 1)];
+}
+
+static uint64_t port_read(void *dev, uint64_t offset, unsigned bytes)
+{
+	struct pci *pci = dev;
+	struct pci_function *f;
+	uint64_t value = UINT64_MAX;
+	unsigned at;
+
+	pthread_mutex_lock(&pci->lock);
+	f = addressed(pci, &at);
+	if (offset == RESET_AT && bytes == 1)
+		value = pci->reset_control;
+	else if (offset < 4)
+		value = pci->address >> 8 * offset;
+	else if (f)
+		value = config_read(f, at + (unsigned)offset - 4, bytes);
+	pthread_mutex_unlock(&pci->lock);
+	return value;
+}
+
+static void port_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
+{
+	struct pci *pci = dev;
+	struct pci_function *f;
+	unsigned at;
+
+	pthread_mutex_lock(&pci->lock);
+	f = addressed(pci, &at);
+	if (offset == 0 && bytes == 4)
+		pci->address = (uint32_t)value;
+	else if (offset == RESET_AT && bytes == 1)
+		pci->reset_control = value & 0x0e;
+	else if (offset >= 4 && f)
+		config_write(f, at + (unsigned)offset - 4, bytes, value);
+	pthread_mutex_unlock(&pci->lock);
+	if (offset == RESET_AT && bytes == 1 && (value & 4))
+		vm_ask(pci->vm, VM_RESET);
+}
+
+static const struct bus_ops port_bus = {port_read, port_write};
+
+/* ---- slots ----------------------------------------------------------------------- */
+
+/* As firmware does: one after the other, each on a multiple of its size. */
+static void place_bars(struct pci *pci, struct pci_function *f)
+{
+	for (unsigned i = 0; i < PCI_BARS; i++) {
+		uint32_t bytes = f->bar[i].bytes;
+
+		if (!bytes)
+			continue;
+		pci->next_base = (uint32_t)round_up(pci->next_base, bytes);
+		pci_put32(f->config + BAR0 + 4 * i, pci->next_base);
+		pci->next_base += bytes;
+	}
+	f->config[LINE] = (uint8_t)pci_gsi(f->slot, 0);
+}
+
+int pci_add(struct pci *pci, struct pci_function *f, int slot, struct err *err)
+{
+	unsigned i = slot >= 0 ? (unsigned)slot : 1;
+
+	pthread_mutex_lock(&pci->lock);
+	while (slot < 0 && i < PCI_SLOTS && pci->slot[i])
+		i++;
+	if (i < PCI_SLOTS && !pci->slot[i]) {
+		pthread_mutex_lock(&pci->pin_lock);
+		pci->slot[i] = f;
+		pthread_mutex_unlock(&pci->pin_lock);
+		f->pci = pci;
+		f->slot = i;
+		place_bars(pci, f);
+	}
+	pthread_mutex_unlock(&pci->lock);
+	return f->pci ? 0 : err_set(err, ENOSPC, "no PCI slot is free");
+}
+
+void pci_remove(struct pci_function *f)
+{
+	struct pci *pci = f->pci;
+
+	if (pci) {
+		pthread_mutex_lock(&pci->lock);
+		pthread_mutex_lock(&pci->pin_lock);
+		pci->slot[f->slot] = NULL;
+		pthread_mutex_unlock(&pci->pin_lock);
+		pthread_mutex_unlock(&pci->lock);
+		for (unsigned i = 0; i < PCI_BARS; i++)
+			unmap_bar(f, &f->bar[i]);
+	}
+	pthread_mutex_destroy(&f->lock);
+}
+
+void pci_function_reset(struct pci_function *f)
+{
+	pthread_mutex_lock(&f->lock);
+	pci_put16(f->config + COMMAND, 0);
+	if (f->vectors)
+		f->config[f->msix_capability + 3] &=
+			(uint8_t) ~(MSIX_ENABLE | MSIX_MASK_ALL);
+	for (unsigned i = 0; i < f->vectors; i++)
+		f->vector[i] = (struct pci_vector){.control = VECTOR_MASKED};
+	memset(f->pending, 0, sizeof(f->pending));
+	pthread_mutex_unlock(&f->lock);
+	pci_set_intx(f, false);
+	map_bars(f);
+}
+
+/* ---- the host bridge ------------------------------------------------------------- */
+
+static void pci_reset(struct device *d)
+{
+	struct pci *pci = (struct pci *)d;
+
+	pci->address = 0;
+	pci->reset_control = 0;
+}
+
+static void pci_free(struct device *d)
+{
+	struct pci *pci = (struct pci *)d;
+
+	pthread_mutex_destroy(&pci->bridge.lock);
+	pthread_mutex_destroy(&pci->pin_lock);
+	pthread_mutex_destroy(&pci->lock);
+	free(pci);
+}
+
+static const struct device_ops pci_ops = {
+	.name = "pci",
+	.reset = pci_reset,
+	.free = pci_free,
+};
+
+int pci_new(struct vm *vm, struct pci **out, struct err *err)
+{
+	static const struct pci_identity i440fx = {.vendor = 0x8086,
+		.device = 0x1237,
+		.class_code = 0x060000,
+		.revision = 2,
+		.subsystem_vendor = 0x1af4,
+		.subsystem = 0x1100};
+	struct pci *pci = calloc(1, sizeof(*pci));
+	int ret;
+
+	if (!pci)
+		return err_errno(err, ENOMEM, "pci");
+	pci->device.ops = &pci_ops;
+	pci->vm = vm;
+	pci->next_base = PCI_WINDOW_START;
+	pthread_mutex_init(&pci->lock, NULL);
+	pthread_mutex_init(&pci->pin_lock, NULL);
+	pci_function_init(&pci->bridge, vm, &i440fx);
+	ret = bus_add(&vm->pio, PORT, 8, &port_bus, pci);
+	if (ret) {
+		pci_free(&pci->device);
+		return err_errno(err, -ret, "pci");
+	}
+	vm_add_device(vm, &pci->device);
+	*out = pci;
+	return pci_add(pci, &pci->bridge, 0, err);
+}

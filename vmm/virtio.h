@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Virtio 1.2 over PCI (4.1), split queues (2.7) with indirect descriptors: what all virtio
+ * devices share. A device says what it is and serves its queues; the guest's rings are read
+ * and written here only.
+ *
+ * The guest is hostile. Addresses are looked up (memory_at) each time a chain is taken, what
+ * a descriptor says is read once, and a queue whose rings make no sense breaks the device
+ * (DEVICE_NEEDS_RESET), never the process.
+ *
+ * A queue is served on a loop of its own, a thread of its own: virtio_queue_ops.serve runs
+ * there as a task for each chain that was taken.
+ */
+#ifndef BYRE_VMM_VIRTIO_H
+#define BYRE_VMM_VIRTIO_H
+
+#include <sys/uio.h>
+
+#include "base/task.h"
+#include "vmm/pci.h"
+
+#define VIRTIO_QUEUES_MAX 64u
+#define VIRTIO_QUEUE_SIZE 256u	/* offered; the guest may take less */
+#define VIRTIO_CHAIN_MAX  512u	/* segments of one chain */
+#define VIRTIO_CONFIG_MAX 256u
+
+enum virtio_feature {
+	VIRTIO_F_INDIRECT_DESC = 28,
+	VIRTIO_F_VERSION_1 = 32,
+};
+
+struct virtio_queue;
+struct virtio_device;
+
+/* A chain of buffers that the guest offers: what the device may read comes first. */
+struct virtio_chain {
+	struct virtio_queue *q;
+	uint16_t head;
+	unsigned n_out, n_in; /* segments that the device reads, writes */
+	uint64_t out_bytes, in_bytes;
+	struct iovec iov[VIRTIO_CHAIN_MAX]; /* out, then in */
+};
+
+struct virtio_device_ops {
+	uint16_t id; /* 2 = block */
+	uint32_t class_code;
+	/* Serves a chain and ends it (virtio_done). A task of the queue's loop; the chain is
+	 * the task's own and lies on the heap. */
+	void (*serve)(struct virtio_device *d, struct virtio_chain *c);
+	/* The guest wrote to the device's configuration. NULL: it is read-only. */
+	void (*config_written)(struct virtio_device *d, unsigned offset, unsigned bytes);
+	void (*free)(struct virtio_device *d);
+};
+
+struct virtio_queue {
+	struct virtio_device *d;
+	unsigned index;
+	/* Set by the guest while the device is off; under the device's lock. */
+	uint16_t size, vector;
+	bool enabled;
+	uint64_t desc, avail, used; /* guest-physical */
+
+	int event_fd; /* the guest's notification */
+	struct loop *loop;
+	/* On the loop. */
+	uint16_t next_avail;
+	unsigned in_flight;
+	bool stopping, stopped;
+	struct task_mutex lock;
+	struct task_cond changed;
+	pthread_mutex_t used_lock; /* the used ring */
+	uint16_t next_used;
+};
+
+struct virtio_device {
+	struct device device; /* first */
+	const struct virtio_device_ops *ops;
+	struct vm *vm;
+	struct pci_function pci;
+	uint64_t features;	      /* offered */
+	uint8_t config[VIRTIO_CONFIG_MAX];
+	unsigned config_bytes;
+	unsigned n_queues;
+	struct virtio_queue queue[VIRTIO_QUEUES_MAX];
+
+	pthread_mutex_t lock; /* around what follows and queues' set-up */
+	uint64_t driver_features;
+	uint32_t feature_select, driver_feature_select;
+	uint16_t queue_select, config_vector;
+	uint8_t status;
+	uint8_t config_generation;
+	unsigned isr;
+	bool serving; /* queues have their loops */
+	bool paused;
+};
+
+/* Makes the PCI function and gives it to the machine; ops, features, config and n_queues are
+ * set. On failure the caller frees. */
+int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot, struct err *err);
+
+/* Ends a chain, of which `written` bytes of its in-part were filled. */
+void virtio_done(struct virtio_chain *c, uint32_t written);
+/* The rings make no sense, or the device cannot go on. */
+void virtio_break(struct virtio_device *d, const char *why);
+/* After d->config was changed: the guest is told. */
+void virtio_config_changed(struct virtio_device *d);
+
+#endif
