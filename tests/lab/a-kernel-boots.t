@@ -1,0 +1,129 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# Goal: byre runs a Linux kernel under a real KVM to its init, with its disks from the block layer:
+# what was in the image is there, what the guest wrote and flushed is in the image, also when
+# the machine is killed.
+# timeout: 600
+. "$BYRE_SRC/tests/tap.sh"
+. "$BYRE_SRC/tests/lab/lab.sh"
+[ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
+own_machine --kvm --memory 1400
+mkdir -p /run/vm && cd /run/vm || exit 1
+cp "$BYRE_BUILD/byre" "$BYRE_BUILD/byre-img" "$BYRE_BUILD/byre-io" "$BYRE_BUILD/lab/vmlinux" . && PATH=/run/vm:$PATH
+
+# ---- an initramfs: the modules in their order, and what is to be done -----------------------
+
+mkdir -p root/bin root/dev root/proc root/sys root/mod
+cp "$(command -v busybox)" root/bin/
+n=10
+for module in virtio_pci virtio_blk; do
+	for ko in $(modprobe --show-depends $module | sed -n 's/^insmod \([^ ]*\).*/\1/p'); do
+		base=$(basename "$ko")
+		ls root/mod/*-"$base" >/dev/null 2>&1 || cp "$ko" "root/mod/$n-$base"
+		n=$((n + 1))
+	done
+done
+cat >root/init <<'END'
+#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t sysfs sys /sys
+$b mount -t devtmpfs dev /dev
+for ko in /mod/*; do $b insmod "$ko"; done
+for i in $($b seq 100); do [ -b /dev/vda ] && break; $b sleep 0.1; done
+echo "BEGIN"
+echo "cpus $($b nproc)"
+echo "memory $($b sed -n 's/MemTotal: *//p' /proc/meminfo)"
+for d in /sys/block/vd*; do echo "disk ${d##*/} $($b cat $d/size) ro=$($b cat $d/ro) serial=$($b cat $d/serial)"; done
+$b sh /dev/vdb 2>&1
+echo "END"
+$b poweroff -f
+END
+chmod +x root/init
+(cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
+
+# boot NAME OPTION...: runs the commands in the file `job`, which is the second disk.
+boot () {
+	boot_name=$1
+	shift
+	truncate -s %512 job
+	timeout 200 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
+		"$@" --disk file=job,format=raw,readonly </dev/null >console 2>errors
+	boot_status=$?
+	tr -d '\r' <console | sed -n '/^BEGIN/,/^END/p' >said
+	is $boot_status 0 "$boot_name: ended well"
+	[ "$boot_status" -eq 0 ] || sed 's/^/# /' errors
+	like "$(cat said)" "^END" "$boot_name: the guest got to its end"
+}
+
+# ---- it boots -----------------------------------------------------------------------------
+
+ok "an image" byre-img create -q -f qcow2 disk.qcow2 64M
+ok "with something in it" byre-io -c 'write -q -P 0xa5 1M 64k' disk.qcow2
+cat >job <<'END'
+b=/bin/busybox
+echo "read $($b dd if=/dev/vda bs=64k skip=16 count=1 2>/dev/null | $b md5sum)"
+$b dd if=/dev/zero bs=64k count=32 2>/dev/null | $b tr '\000' 'Z' | $b dd of=/dev/vda bs=64k seek=128 conv=fsync 2>/dev/null
+echo "wrote $?"
+exit
+END
+boot "two processors" --cpus 2 --disk file=disk.qcow2,format=qcow2,queues=2,serial=disk0,discard=unmap
+like "$(cat said)" "^cpus 2" "it has two processors"
+like "$(cat said)" "^disk vda 131072 ro=0 serial=disk0" "and the disk"
+like "$(cat said)" "^disk vdb 1 ro=1" "and one that is read-only"
+pattern=$(head -c 65536 /dev/zero | tr '\000' '\245' | md5sum)
+like "$(cat said)" "^read ${pattern%% *}" "what was in the image is read"
+like "$(cat said)" "^wrote 0" "and it is written"
+ok "what it wrote is in the image" byre-io -r -c 'read -q -P 0x5a 8M 2M' -c 'read -q -P 0xa5 1M 64k' disk.qcow2
+ok "sound" byre-img check -q disk.qcow2
+
+# ---- an encrypted one, over a backing file ---------------------------------------------------
+
+printf secret >password
+secret=secret,id=s,file=password
+ok "an encrypted overlay" byre-img create -q --object $secret -f qcow2 -b disk.qcow2 -F qcow2 \
+	-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 over.qcow2
+boot "encrypted" --object $secret --disk file=over.qcow2,format=qcow2,encrypt.key-secret=s
+like "$(cat said)" "^read ${pattern%% *}" "encrypted: what is in the backing file is read"
+ok "encrypted: sound" byre-img check -q over.qcow2
+ok "encrypted: the backing file is as it was" byre-io -r -c 'read -q -P 0x5a 8M 2M' disk.qcow2
+
+# ---- killed --------------------------------------------------------------------------------
+
+cat >job <<'END'
+b=/bin/busybox
+i=0
+while true; do
+	$b dd if=/dev/zero bs=64k count=1 2>/dev/null | $b tr '\000' "$($b printf "\\$($b printf %o $((65 + i % 26)))")" |
+		$b dd of=/dev/vda bs=64k seek=$i conv=fsync 2>/dev/null
+	echo "flushed $i"
+	i=$((i + 1))
+done
+END
+truncate -s %512 job
+ok "an image" byre-img create -q -f qcow2 kill.qcow2 64M
+byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet" -m 256M --disk file=kill.qcow2,format=qcow2 \
+	--disk file=job,format=raw,readonly </dev/null >console 2>errors &
+machine=$!
+enough () { [ "$(grep -c '^flushed' console)" -ge 20 ]; }
+within 150 enough || fail "the guest writes" "$(tail -n 5 console)"
+kill -KILL $machine
+wait $machine 2>/dev/null
+flushed=$(grep -c '^flushed' console)
+echo "# killed after $flushed flushed writes"
+byre-img check -q kill.qcow2
+status=$?
+ok "killed: no worse than leaks" test $status -eq 0 -o $status -eq 3
+for i in $(seq 0 $((flushed - 1))); do echo "read -q -P $((65 + i % 26)) $((i * 64))k 64k"; done >commands
+byre-io -r kill.qcow2 <commands >io.out 2>&1
+is "$?:$(sed 's/byre-io> //g' io.out | grep -c .)" 0:0 "killed: all that was flushed is there"
+
+# ---- refusals ------------------------------------------------------------------------------
+
+not_ok "no kernel" byre run
+not_ok "something else" byre run --kernel job
+is "$(wc -l <err)" 1 "in one line"
+not_ok "no disk" byre run --kernel vmlinux --disk file=nowhere.qcow2
+like "$(cat err)" "nowhere.qcow2" "and it is named"
+not_ok "an initramfs larger than memory" byre run --kernel vmlinux -m 64M --initrd vmlinux
+done_testing

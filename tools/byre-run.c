@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* byre run: a machine from the command line. */
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/math.h"
+#include "base/opts.h"
+#include "base/size.h"
+#include "base/task.h"
+#include "block/secret.h"
+#include "tools/byre.h"
+#include "tools/common.h"
+#include "vmm/machine.h"
+#include "vmm/vm.h"
+
+#define MEMORY_DEFAULT (1ull << 30)
+
+static const char help[] =
+	"Start a machine and stay until it is turned off.  Usage:\n\n"
+	"  %s run [options] --kernel FILE [--disk file=FILE,...]...\n\n"
+	"Options:\n"
+	"  -h, --help\n     show this text\n"
+	"  -m, --memory SIZE\n     the guest's memory (1G)\n"
+	"  -c, --cpus N\n     processors (1)\n"
+	"  --mergeable, --huge-pages, --prealloc\n     memory that the kernel may share "
+	"with other "
+	"machines (KSM); of\n     2 MiB pages; all of it there before the start\n"
+	"  --kernel FILE\n     a Linux kernel: a bzImage, or an ELF file with a PVH "
+	"entry\n"
+	"  --initrd FILE\n     its initramfs\n"
+	"  --append TEXT\n     its command line\n"
+	"  --disk file=IMAGE[,option=value...]\n     a virtio disk: format=FMT, "
+	"readonly, cache=MODE, "
+	"discard=unmap,\n     queues=N, serial=TEXT, and any option of the image's "
+	"format\n"
+	"  --object OBJDEF\n     an object such as a secret\n\n"
+	"The serial console is on standard input and output. On a terminal Ctrl-A x ends "
+	"the\n"
+	"machine, Ctrl-A p presses its power button, Ctrl-A Ctrl-A sends Ctrl-A.\n";
+
+enum {
+	OPT_KERNEL = 256,
+	OPT_INITRD,
+	OPT_APPEND,
+	OPT_DISK,
+	OPT_OBJECT,
+	OPT_MERGEABLE,
+	OPT_HUGE,
+	OPT_PREALLOC,
+};
+
+/* ---- disks ----------------------------------------------------------------------- */
+
+static int take_serial(struct opts *opts, struct machine_disk *d, struct err *err)
+{
+	const char *serial = opts_take(opts, "serial");
+
+	if (!serial)
+		return 0;
+	if (strlen(serial) >= sizeof(d->serial))
+		return err_set(err, EINVAL, "serial '%s' is longer than %zu bytes",
+			serial, sizeof(d->serial) - 1);
+	strcpy(d->serial, serial);
+	return 0;
+}
+
+static int take_disk_options(
+	struct opts *opts, struct machine_disk *d, unsigned *flags, struct err *err)
+{
+	const char *cache = opts_take(opts, "cache"),
+		   *discard = opts_peek(opts, "discard");
+	bool read_only = false;
+	uint64_t queues = 0;
+	int ret = opts_take_bool(opts, "readonly", &read_only, err);
+
+	ret = ret ? ret : opts_take_u64(opts, "queues", &queues, err);
+	ret = ret ? ret : take_serial(opts, d, err);
+	if (ret == 0 && queues > VM_CPUS_MAX)
+		ret = err_set(err, EINVAL, "queues: 1 to %u", VM_CPUS_MAX);
+	if (ret == 0 && cache && blk_cache_mode(cache, flags))
+		ret = err_set(err, EINVAL, "'%s' is not a cache mode", cache);
+	d->queues = (unsigned)queues;
+	d->discard = discard && (!strcmp(discard, "unmap") || !strcmp(discard, "on"));
+	if (!read_only)
+		*flags |= BLK_O_RDWR;
+	return ret;
+}
+
+/* "file=disk.qcow2,format=qcow2,…": what is left is the block layer's. */
+static int open_disk(const char *text, struct machine_disk *d, struct err *err)
+{
+	struct opts *opts = opts_new();
+	const char *format;
+	unsigned flags = 0;
+	char *file;
+	int ret = opts_parse(opts, text, "file", err);
+
+	file = opts_peek(opts, "file") ? strdup(opts_peek(opts, "file")) : NULL;
+	opts_del(opts, "file"); /* the block layer has another of that name */
+	format = opts_take(opts, "format");
+	if (ret == 0 && !file && !opts_peek(opts, "driver") &&
+		!opts_has_prefix(opts, "file."))
+		ret = err_set(err, EINVAL, "a disk needs file=IMAGE");
+	if (ret == 0 && format)
+		opts_set(opts, "driver", format);
+	ret = ret ? ret : take_disk_options(opts, d, &flags, err);
+	if (ret == 0) {
+		d->blk = blk_open(file, opts, flags, err);
+		ret = d->blk ? 0 : -err->code;
+	}
+	opts_free(opts);
+	free(file);
+	return ret ? err_prefix(err, "--disk %s", text) : 0;
+}
+
+/* ---- the command ----------------------------------------------------------------- */
+
+static int parse_memory(const char *text, struct memory_options *m)
+{
+	if (size_parse(text, 'M', NULL, &m->bytes) == 0)
+		return -1;
+	tool_error("--memory %s: not a size", text);
+	return 1;
+}
+
+static int parse_cpus(const char *text, unsigned *cpus)
+{
+	char *end;
+	unsigned long n = strtoul(text, &end, 10);
+
+	if (*text >= '0' && *text <= '9' && !*end && n >= 1 && n <= VM_CPUS_MAX) {
+		*cpus = (unsigned)n;
+		return -1;
+	}
+	tool_error("--cpus %s: a number from 1 to %u", text, VM_CPUS_MAX);
+	return 1;
+}
+
+static int parse_disk(const char *text, struct machine_options *o)
+{
+	struct err err = ERR_INIT;
+
+	if (o->n_disks == MACHINE_DISKS_MAX) {
+		tool_error("--disk: at most %u", MACHINE_DISKS_MAX);
+		return 1;
+	}
+	if (open_disk(text, &o->disk[o->n_disks], &err)) {
+		tool_report(NULL, &err);
+		return 1;
+	}
+	o->n_disks++;
+	return -1;
+}
+
+/* -1: go on; else the exit status. Disks are opened when everything else is known. */
+static int option(struct machine_options *o, int c, const char **disks, unsigned *n_disks)
+{
+	switch (c) {
+	case 'm':
+		return parse_memory(optarg, &o->memory);
+	case 'c':
+		return parse_cpus(optarg, &o->cpus);
+	case OPT_KERNEL:
+		o->kernel = optarg;
+		return -1;
+	case OPT_INITRD:
+		o->initrd = optarg;
+		return -1;
+	case OPT_APPEND:
+		o->cmdline = optarg;
+		return -1;
+	case OPT_DISK:
+		disks[(*n_disks)++] = optarg;
+		return -1;
+	case OPT_OBJECT:
+		return tool_add_object(optarg) ? 1 : -1;
+	case OPT_MERGEABLE:
+		o->memory.mergeable = true;
+		return -1;
+	case OPT_HUGE:
+		o->memory.huge = true;
+		return -1;
+	case OPT_PREALLOC:
+		o->memory.prealloc = true;
+		return -1;
+	case 'h':
+		printf(help, tool_name);
+		return 0;
+	default:
+		return 1;
+	}
+}
+
+/* Before any thread is made: the console's alone hears them. */
+static void block_signals(void)
+{
+	sigset_t signals;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static int close_disks(struct machine_options *o)
+{
+	int status = 0;
+
+	for (unsigned i = 0; i < o->n_disks; i++)
+		if (tool_close(o->disk[i].blk, 0) < 0)
+			status = 1;
+	return status;
+}
+
+static int run_machine(const struct machine_options *o)
+{
+	struct err err = ERR_INIT;
+	struct machine *m = machine_new(o, &err);
+	int ret = m ? machine_run(m, &err) : -err.code;
+
+	if (m)
+		machine_free(m);
+	if (ret)
+		tool_report(NULL, &err);
+	return ret ? 1 : 0;
+}
+
+int byre_run(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"help", no_argument, NULL, 'h'},
+		{"memory", required_argument, NULL, 'm'},
+		{"cpus", required_argument, NULL, 'c'},
+		{"mergeable", no_argument, NULL, OPT_MERGEABLE},
+		{"huge-pages", no_argument, NULL, OPT_HUGE},
+		{"prealloc", no_argument, NULL, OPT_PREALLOC},
+		{"kernel", required_argument, NULL, OPT_KERNEL},
+		{"initrd", required_argument, NULL, OPT_INITRD},
+		{"append", required_argument, NULL, OPT_APPEND},
+		{"disk", required_argument, NULL, OPT_DISK},
+		{"object", required_argument, NULL, OPT_OBJECT},
+		{NULL, 0, NULL, 0},
+	};
+	struct machine_options o = {.memory = {.bytes = MEMORY_DEFAULT},
+		.cpus = 1,
+		.console_in = STDIN_FILENO,
+		.console_out = STDOUT_FILENO};
+	const char **disks = calloc((size_t)argc + 1, sizeof(*disks));
+	unsigned n_disks = 0;
+	int c, status = disks ? -1 : 1, closed;
+
+	while (status < 0 && (c = getopt_long(argc, argv, "hm:c:", options, NULL)) >= 0)
+		status = option(&o, c, disks, &n_disks);
+	if (status < 0 && optind < argc) {
+		tool_error("run: '%s' was not expected", argv[optind]);
+		status = 1;
+	}
+	if (status < 0 && !o.kernel) {
+		tool_error("run: --kernel is missing");
+		status = 1;
+	}
+	if (status < 0)
+		block_signals();
+	for (unsigned i = 0; status < 0 && i < n_disks; i++)
+		status = parse_disk(disks[i], &o);
+	if (status < 0)
+		status = run_machine(&o);
+	closed = close_disks(&o);
+	secrets_clear();
+	free(disks);
+	return status ? status : closed;
+}

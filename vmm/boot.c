@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Loading a kernel. See boot.h. Facts: Documentation/arch/x86/boot.rst of Linux, and the PVH
+ * interface in Xen's public headers' documentation (docs/misc/pvh.pandoc).
+ *
+ * Low memory while it starts:
+ *
+ *	0x06000  PVH's start information, its map and module list
+ *	0x07000  Linux's boot parameters ("zero page")
+ *	0x20000  the command line
+ *	0x9fc00  from here to 1 MiB reserved; ACPI's tables at 0xe0000
+ *	1 MiB    the kernel
+ *	...      the initramfs, as high as it may be
+ */
+#include "vmm/boot.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/endian.h"
+#include "base/math.h"
+
+#define START_INFO   0x6000ull
+#define START_MAP    0x6100ull
+#define START_MODULE 0x6800ull
+#define ZERO_PAGE    0x7000ull
+#define CMDLINE      0x20000ull
+#define CMDLINE_MAX  0x10000ull
+#define LOW_END      0x9fc00ull
+#define HIGH_START   0x100000ull
+#define PAGE         4096ull
+
+#define MAP_RAM      1
+#define MAP_RESERVED 2
+
+/* ---- files ----------------------------------------------------------------------- */
+
+struct file {
+	const char *name;
+	const uint8_t *data;
+	uint64_t bytes;
+};
+
+static int open_file(struct file *f, const char *name, struct err *err)
+{
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	int ret = 0;
+
+	*f = (struct file){.name = name};
+	if (fd < 0)
+		return err_errno(err, errno, "%s", name);
+	if (fstat(fd, &st))
+		ret = err_errno(err, errno, "%s", name);
+	else if (!S_ISREG(st.st_mode) || st.st_size <= 0)
+		ret = err_set(err, EINVAL, "%s: not a file with something in it", name);
+	if (ret == 0) {
+		f->bytes = (uint64_t)st.st_size;
+		f->data = mmap(NULL, f->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+		if (f->data == MAP_FAILED)
+			ret = err_errno(err, errno, "%s", name);
+	}
+	close(fd);
+	return ret;
+}
+
+static void close_file(struct file *f)
+{
+	if (f->data && f->data != MAP_FAILED)
+		munmap((void *)(uintptr_t)f->data, f->bytes);
+}
+
+static int put(struct vm *vm, uint64_t at, const void *data, uint64_t bytes,
+	const char *what, struct err *err)
+{
+	void *host = memory_at(&vm->memory, at, bytes);
+
+	if (!host)
+		return err_set(err, ENOMEM,
+			"%s: %llu bytes at 0x%llx do not fit into the guest's memory",
+			what, (unsigned long long)bytes, (unsigned long long)at);
+	memcpy(host, data, bytes);
+	return 0;
+}
+
+/* ---- the map of memory ----------------------------------------------------------- */
+
+struct range {
+	uint64_t base, bytes;
+	uint32_t type;
+};
+
+static unsigned make_map(const struct vm *vm, struct range map[4])
+{
+	const struct memory *m = &vm->memory;
+	unsigned n = 0;
+
+	map[n++] = (struct range){0, LOW_END, MAP_RAM};
+	map[n++] = (struct range){LOW_END, HIGH_START - LOW_END, MAP_RESERVED};
+	map[n++] = (struct range){HIGH_START, m->region[0].bytes - HIGH_START, MAP_RAM};
+	if (m->n > 1)
+		map[n++] = (struct range){m->region[1].base, m->region[1].bytes, MAP_RAM};
+	return n;
+}
+
+/* ---- initramfs and command line -------------------------------------------------- */
+
+struct placed {
+	uint64_t at, bytes;
+};
+
+/* As high as it may be, and not into the kernel. */
+static int put_initrd(struct vm *vm, const char *name, uint64_t highest, uint64_t lowest,
+	struct placed *out, struct err *err)
+{
+	uint64_t top = MIN(vm->memory.region[0].bytes, highest + 1);
+	struct file f;
+	int ret;
+
+	*out = (struct placed){0, 0};
+	if (!name)
+		return 0;
+	ret = open_file(&f, name, err);
+	if (ret)
+		return ret;
+	if (top < lowest || f.bytes > top - lowest) {
+		ret = err_set(err, ENOMEM,
+			"%s: there is no room for it in the guest's memory", name);
+	} else {
+		out->bytes = f.bytes;
+		out->at = round_down(top - f.bytes, PAGE);
+		ret = out->at < lowest ? err_set(err, ENOMEM,
+						 "%s: there is no room for it in the "
+						 "guest's memory",
+						 name)
+				       : put(vm, out->at, f.data, f.bytes, name, err);
+	}
+	close_file(&f);
+	return ret;
+}
+
+static int put_cmdline(struct vm *vm, const char *cmdline, uint64_t most, struct err *err)
+{
+	size_t bytes = strlen(cmdline) + 1;
+
+	if (bytes > MIN(most + 1, CMDLINE_MAX))
+		return err_set(err, E2BIG,
+			"the kernel's command line is longer than %llu bytes",
+			(unsigned long long)MIN(most, CMDLINE_MAX - 1));
+	return put(vm, CMDLINE, cmdline, bytes, "command line", err);
+}
+
+/* ---- bzImage --------------------------------------------------------------------- */
+
+/* Offsets in the file's head, and so in the zero page. */
+enum {
+	RSDP_ADDRESS = 0x070,
+	E820_ENTRIES = 0x1e8,
+	SETUP_SECTS = 0x1f1,
+	HEADER_MAGIC = 0x202,
+	VERSION = 0x206,
+	TYPE_OF_LOADER = 0x210,
+	LOADFLAGS = 0x211,
+	RAMDISK_IMAGE = 0x218,
+	RAMDISK_SIZE = 0x21c,
+	CMD_LINE_PTR = 0x228,
+	INITRD_ADDR_MAX = 0x22c,
+	CMDLINE_SIZE = 0x238,
+	PREF_ADDRESS = 0x258,
+	INIT_SIZE = 0x260,
+	E820_TABLE = 0x2d0,
+};
+#define MAGIC         0x53726448 /* "HdrS" */
+#define VERSION_LEAST 0x20a      /* has init_size */
+#define LOADED_HIGH   0x01
+#define OTHER_LOADER  0xff
+#define HEAD_BYTES    0x290ull
+#define E820_BYTES    20
+
+static uint32_t get32(const uint8_t *p)
+{
+	return le32_get(*(const le32 *)p);
+}
+
+static uint64_t get64(const uint8_t *p)
+{
+	return le64_get(*(const le64 *)p);
+}
+
+static void put32(uint8_t *p, uint32_t n)
+{
+	*(le32 *)p = le32_put(n);
+}
+
+static void put64(uint8_t *p, uint64_t n)
+{
+	*(le64 *)p = le64_put(n);
+}
+
+static bool is_bzimage(const struct file *f)
+{
+	return f->bytes > HEAD_BYTES && get32(f->data + HEADER_MAGIC) == MAGIC;
+}
+
+static void put_e820(const struct vm *vm, uint8_t *zero_page)
+{
+	struct range map[4];
+	unsigned n = make_map(vm, map);
+
+	zero_page[E820_ENTRIES] = (uint8_t)n;
+	for (unsigned i = 0; i < n; i++) {
+		uint8_t *e = zero_page + E820_TABLE + i * E820_BYTES;
+
+		put64(e, map[i].base);
+		put64(e + 8, map[i].bytes);
+		put32(e + 16, map[i].type);
+	}
+}
+
+/* Where the kernel's memory ends while it unpacks itself. */
+static uint64_t end_of_bzimage(const uint8_t *head)
+{
+	return MAX(get64(head + PREF_ADDRESS), HIGH_START) + get32(head + INIT_SIZE);
+}
+
+static int boot_bzimage(struct vm *vm, const struct boot_options *o, const struct file *f,
+	struct err *err)
+{
+	const uint8_t *head = f->data;
+	uint64_t setup = (head[SETUP_SECTS] ? head[SETUP_SECTS] : 4) * 512ull + 512;
+	uint8_t *page = memory_at(&vm->memory, ZERO_PAGE, PAGE);
+	unsigned version = head[VERSION] | head[VERSION + 1] << 8;
+	struct placed initrd;
+	int ret;
+
+	if (version < VERSION_LEAST || !(head[LOADFLAGS] & LOADED_HIGH) ||
+		setup >= f->bytes)
+		return err_set(err, ENOTSUP,
+			"%s: a kernel of boot protocol %u.%02u, which is too old, or a "
+			"part of one",
+			f->name, version >> 8, version & 0xff);
+	ret = put(vm, HIGH_START, f->data + setup, f->bytes - setup, f->name, err);
+	ret = ret ? ret : put_cmdline(vm, o->cmdline, get32(head + CMDLINE_SIZE), err);
+	ret = ret ? ret
+		  : put_initrd(vm, o->initrd, get32(head + INITRD_ADDR_MAX),
+			    MAX(end_of_bzimage(head), HIGH_START + f->bytes), &initrd,
+			    err);
+	if (ret)
+		return ret;
+	memset(page, 0, PAGE);
+	memcpy(page + SETUP_SECTS, head + SETUP_SECTS,
+		MIN((uint64_t)HEADER_MAGIC + head[0x201], HEAD_BYTES) - SETUP_SECTS);
+	page[TYPE_OF_LOADER] = OTHER_LOADER;
+	put32(page + RAMDISK_IMAGE, (uint32_t)initrd.at);
+	put32(page + RAMDISK_SIZE, (uint32_t)initrd.bytes);
+	put32(page + CMD_LINE_PTR, (uint32_t)CMDLINE);
+	put64(page + RSDP_ADDRESS, o->rsdp);
+	put_e820(vm, page);
+	vm->entry = (uint32_t)HIGH_START;
+	vm->entry_esi = (uint32_t)ZERO_PAGE;
+	return 0;
+}
+
+/* ---- ELF by PVH ------------------------------------------------------------------ */
+
+#define PVH_NOTE  18 /* XEN_ELFNOTE_PHYS32_ENTRY */
+#define PVH_MAGIC 0x336ec578
+
+struct pvh_start {
+	le32 magic, version, flags, modules;
+	le64 module_list, cmdline, rsdp, map;
+	le32 map_entries, reserved;
+};
+struct pvh_module {
+	le64 address, bytes, cmdline, reserved;
+};
+struct pvh_range {
+	le64 base, bytes;
+	le32 type, reserved;
+};
+
+static bool is_elf(const struct file *f)
+{
+	return f->bytes > sizeof(Elf64_Ehdr) && memcmp(f->data, ELFMAG, SELFMAG) == 0;
+}
+
+static bool note_entry(const struct file *f, const Elf64_Phdr *ph, uint32_t *entry)
+{
+	uint64_t at = ph->p_offset, end;
+	Elf64_Nhdr note;
+
+	if (!range_inside(ph->p_offset, ph->p_filesz, f->bytes))
+		return false;
+	end = ph->p_offset + ph->p_filesz;
+	while (at <= end && end - at >= sizeof(note)) {
+		uint64_t name, desc;
+
+		memcpy(&note, f->data + at, sizeof(note));
+		name = at + sizeof(note);
+		desc = name + round_up(note.n_namesz, 4);
+		at = desc + round_up(note.n_descsz, 4);
+		if (note.n_type == PVH_NOTE && note.n_namesz == 4 && note.n_descsz >= 4 &&
+			at <= end && !memcmp(f->data + name, "Xen", 4)) {
+			*entry = get32(f->data + desc);
+			return true;
+		}
+	}
+	return false;
+}
+
+static int load_segment(struct vm *vm, const struct file *f, const Elf64_Phdr *ph,
+	uint64_t *highest, struct err *err)
+{
+	uint8_t *host = memory_at(&vm->memory, ph->p_paddr, ph->p_memsz);
+
+	if (!host || ph->p_filesz > ph->p_memsz || ph->p_paddr < HIGH_START ||
+		!range_inside(ph->p_offset, ph->p_filesz, f->bytes))
+		return err_set(err, EINVAL,
+			"%s: a part of 0x%llx bytes for 0x%llx, which is not the guest's "
+			"memory "
+			"or not in the file",
+			f->name, (unsigned long long)ph->p_memsz,
+			(unsigned long long)ph->p_paddr);
+	memcpy(host, f->data + ph->p_offset, ph->p_filesz);
+	memset(host + ph->p_filesz, 0, ph->p_memsz - ph->p_filesz);
+	*highest = MAX(*highest, ph->p_paddr + ph->p_memsz);
+	return 0;
+}
+
+static int load_elf(struct vm *vm, const struct file *f, uint32_t *entry,
+	uint64_t *highest, struct err *err)
+{
+	Elf64_Ehdr eh;
+	Elf64_Phdr ph;
+	bool found = false;
+	int ret = 0;
+
+	memcpy(&eh, f->data, sizeof(eh));
+	if (eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_machine != EM_X86_64 ||
+		eh.e_phentsize != sizeof(ph) ||
+		!range_inside(eh.e_phoff, (uint64_t)eh.e_phnum * sizeof(ph), f->bytes))
+		return err_set(err, EINVAL, "%s: not an ELF kernel for x86-64", f->name);
+	for (unsigned i = 0; i < eh.e_phnum && ret == 0; i++) {
+		memcpy(&ph, f->data + eh.e_phoff + i * sizeof(ph), sizeof(ph));
+		if (ph.p_type == PT_LOAD && ph.p_memsz)
+			ret = load_segment(vm, f, &ph, highest, err);
+		if (ph.p_type == PT_NOTE)
+			found = found || note_entry(f, &ph, entry);
+	}
+	if (ret == 0 && !found)
+		ret = err_set(
+			err, ENOTSUP, "%s: an ELF kernel without a PVH entry", f->name);
+	return ret;
+}
+
+static int put_start_info(struct vm *vm, const struct boot_options *o,
+	const struct placed *initrd, struct err *err)
+{
+	struct pvh_start start = {.magic = le32_put(PVH_MAGIC),
+		.version = le32_put(1),
+		.modules = le32_put(initrd->bytes != 0),
+		.module_list = le64_put(START_MODULE),
+		.cmdline = le64_put(CMDLINE),
+		.rsdp = le64_put(o->rsdp),
+		.map = le64_put(START_MAP)};
+	struct pvh_module module = {
+		.address = le64_put(initrd->at), .bytes = le64_put(initrd->bytes)};
+	struct pvh_range ranges[4] = {0};
+	struct range map[4];
+	unsigned n = make_map(vm, map);
+	int ret;
+
+	for (unsigned i = 0; i < n; i++) {
+		ranges[i].base = le64_put(map[i].base);
+		ranges[i].bytes = le64_put(map[i].bytes);
+		ranges[i].type = le32_put(map[i].type);
+	}
+	start.map_entries = le32_put(n);
+	ret = put(vm, START_INFO, &start, sizeof(start), "PVH", err);
+	ret = ret ? ret : put(vm, START_MAP, ranges, sizeof(ranges), "PVH", err);
+	return ret ? ret : put(vm, START_MODULE, &module, sizeof(module), "PVH", err);
+}
+
+static int boot_elf(struct vm *vm, const struct boot_options *o, const struct file *f,
+	struct err *err)
+{
+	uint64_t highest = HIGH_START;
+	struct placed initrd;
+	uint32_t entry = 0;
+	int ret = load_elf(vm, f, &entry, &highest, err);
+
+	ret = ret ? ret : put_cmdline(vm, o->cmdline, CMDLINE_MAX - 1, err);
+	ret = ret ? ret
+		  : put_initrd(vm, o->initrd, UINT32_MAX, round_up(highest, PAGE),
+			    &initrd, err);
+	ret = ret ? ret : put_start_info(vm, o, &initrd, err);
+	if (ret)
+		return ret;
+	vm->entry = entry;
+	vm->entry_ebx = (uint32_t)START_INFO;
+	return 0;
+}
+
+int boot_linux(struct vm *vm, const struct boot_options *o, struct err *err)
+{
+	struct boot_options with = *o;
+	struct file f;
+	int ret = open_file(&f, o->kernel, err);
+
+	if (ret)
+		return ret;
+	if (!with.cmdline)
+		with.cmdline = "";
+	if (is_elf(&f))
+		ret = boot_elf(vm, &with, &f, err);
+	else if (is_bzimage(&f))
+		ret = boot_bzimage(vm, &with, &f, err);
+	else
+		ret = err_set(
+			err, EINVAL, "%s: neither a bzImage nor an ELF kernel", f.name);
+	close_file(&f);
+	return ret;
+}
