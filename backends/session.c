@@ -92,6 +92,7 @@ static void lost(struct session *s)
 	if (!s->up)
 		return;
 	s->up = false;
+	s->untold = s->b->flags & BLK_O_PATH;
 	s->down_since_ns = now_ns();
 	if (s->reconnect_ns)
 		log_line(LOG_LEVEL_WARNING, "%s: the connection is lost", s->b->filename);
@@ -137,6 +138,16 @@ static void leave(struct session_request *r)
 		changed(s);
 }
 
+/* One of several paths: that it was lost is told to one request at least, before anything is
+ * done over another connection. The node over the paths has to know. */
+static bool tell_of_loss(struct session *s)
+{
+	bool untold = s->untold;
+
+	s->untold = false;
+	return untold;
+}
+
 /* On the home loop. */
 static int attempt(void *arg)
 {
@@ -144,10 +155,14 @@ static int attempt(void *arg)
 	struct session *s = r->s;
 	int ret;
 
+	if (tell_of_loss(s))
+		return SESSION_LOST;
 	do {
 		ret = wait_up(s);
-		if (ret)
+		if (ret) {
+			tell_of_loss(s);
 			return ret;
+		}
 		enter(r);
 		ret = r->issue(s->b, r->arg);
 		leave(r);

@@ -23,7 +23,8 @@
  * 4. Requests wait for a lost connection at most reconnect_ns, then end with SESSION_LOST
  *    (-ENOLINK to whoever made them); trying goes on until the node is closed.
  * 5. One of several paths to the same disk (BLK_O_PATH) waits for nothing and keeps nothing:
- *    what it repeated later could undo what another path has written since.
+ *    what it repeated later could undo what another path has written since. Each loss is told
+ *    to one request at least (SESSION_LOST), before any goes over another connection.
  */
 #ifndef BYRE_BACKENDS_SESSION_H
 #define BYRE_BACKENDS_SESSION_H
@@ -61,6 +62,7 @@ struct session {
 
 	/* Home loop. */
 	bool up, closing, connected;
+	bool untold;	/* of several paths one: nobody has been told yet that it was lost */
 	bool returning; /* the task that connects again is under way */
 	bool flushing;	/* one that nobody asked for is under way */
 	int behind_error; /* what came of it, to be told once */

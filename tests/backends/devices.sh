@@ -41,6 +41,8 @@ attach () {
 	*) eval "exec $held<>$device" ;;
 	esac
 	losetup -d "$device"
+	# A number is used again while who had it last may not be quite gone.
+	[ "$1" = try.img ] || wait_for byre-img lock --test -q "$device"
 }
 release () {
 	while [ $held -gt 4 ]; do

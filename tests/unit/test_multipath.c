@@ -54,6 +54,7 @@ static struct server {
 
 struct lane_node {
 	unsigned lane;
+	unsigned generation; /* of its connection, as a session has it */
 };
 
 static unsigned chance(unsigned n)
@@ -139,21 +140,26 @@ static int lane_open(struct blk *b, struct opts *opts, struct err *err)
 
 	n->lane = name ? (unsigned)atoi(name) : 0;
 	assert_true(n->lane < LANES);
-	if (server.broken[n->lane])
-		return err_set(err, ENOLINK, "lane %u is broken", n->lane);
-	b->size = DISK_BYTES;
-	return 0;
+	pthread_mutex_lock(&server.lock);
+	n->generation = server.generation[n->lane];
+	b->size = server.broken[n->lane] ? 0 : DISK_BYTES;
+	pthread_mutex_unlock(&server.lock);
+	return b->size ? 0 : err_set(err, ENOLINK, "lane %u is broken", n->lane);
 }
 
-/* Takes a while. 0 where the connection is still the same one. */
-static int travel(unsigned lane, unsigned *generation)
+/* Takes a while. 0 where the connection is still the same one; that it is another is told to one
+ * request, as sessions do. */
+static int travel(struct blk *b, unsigned *generation)
 {
+	struct lane_node *n = b->state;
 	int ret;
 
 	pthread_mutex_lock(&server.lock);
-	*generation = server.generation[lane];
-	ret = server.broken[lane] ? -ENOLINK : 0;
-	server.requests[lane]++;
+	*generation = server.generation[n->lane];
+	ret = server.broken[n->lane] || n->generation != *generation ? -ENOLINK : 0;
+	if (!server.broken[n->lane])
+		n->generation = *generation;
+	server.requests[n->lane]++;
 	pthread_mutex_unlock(&server.lock);
 	if (ret == 0)
 		task_sleep_ns(chance(500) * 1000);
@@ -164,7 +170,7 @@ static int lane_preadv(
 	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
 {
 	unsigned lane = lane_of(b), generation;
-	int ret = travel(lane, &generation);
+	int ret = travel(b, &generation);
 
 	pthread_mutex_lock(&server.lock);
 	if (ret == 0 && server.generation[lane] != generation)
@@ -194,10 +200,10 @@ static void strand(uint64_t offset, uint64_t bytes, const uint8_t *data)
 	server.late[server.n_late++] = w;
 }
 
-static int change(unsigned lane, uint64_t offset, uint64_t bytes, const uint8_t *data)
+static int change(struct blk *b, uint64_t offset, uint64_t bytes, const uint8_t *data)
 {
-	unsigned generation;
-	int ret = travel(lane, &generation);
+	unsigned lane = lane_of(b), generation;
+	int ret = travel(b, &generation);
 
 	pthread_mutex_lock(&server.lock);
 	if (ret == 0 && server.faulty[lane]) {
@@ -221,7 +227,7 @@ static int lane_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
 
 	(void)flags;
 	iov_to_buf(iov, niov, 0, flat, bytes);
-	ret = change(lane_of(b), offset, bytes, flat);
+	ret = change(b, offset, bytes, flat);
 	free(flat);
 	return ret;
 }
@@ -232,7 +238,7 @@ static int lane_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned fl
 	int ret;
 
 	(void)flags;
-	ret = change(lane_of(b), offset, bytes, flat);
+	ret = change(b, offset, bytes, flat);
 	free(flat);
 	return ret;
 }
@@ -248,7 +254,7 @@ static void make_stable(unsigned lane)
 static int lane_flush(struct blk *b)
 {
 	unsigned lane = lane_of(b), generation;
-	int ret = travel(lane, &generation);
+	int ret = travel(b, &generation);
 
 	pthread_mutex_lock(&server.lock);
 	if (ret == 0 && server.generation[lane] != generation)
@@ -272,13 +278,13 @@ static int lane_check(struct blk *b, unsigned *priority)
 	unsigned lane = lane_of(b), generation;
 
 	*priority = server.standby[lane] ? BLK_PATH_STANDBY : BLK_PATH_OPTIMIZED;
-	return travel(lane, &generation);
+	return travel(b, &generation);
 }
 
 static int lane_fence(struct blk *b)
 {
 	unsigned generation;
-	int ret = server.fences ? travel(lane_of(b), &generation) : -ENOTSUP;
+	int ret = server.fences ? travel(b, &generation) : -ENOTSUP;
 
 	if (ret == 0)
 		land_late_writes(chance(2));
