@@ -42,7 +42,7 @@ ok "create" byre-img create -q -f qcow2 /mnt/client/locked.img 64M
 second_writer_is_refused /mnt/client/locked.img /mnt/client/locked.img
 second_writer_is_refused /mnt/client/locked.img /mnt/other/locked.img
 second_writer_is_refused /mnt/client/locked.img /srv/locked.img
-second_writer_is_refused /srv/locked.img /mnt/client/locked.img
+second_writer_is_refused /srv/locked.img /mnt/client/locked.img nameless
 
 restart_server () { rpc.nfsd 0 && sleep 2 && server; }
 undisturbed "a restart" /mnt/client/restart.img restart_server
