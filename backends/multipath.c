@@ -18,16 +18,16 @@
  *    again, in their order, through one path.
  * 4. A change whose path was lost without an answer is in doubt: it may still land, and must
  *    not do so over what is written later. Its own repetition is harmless, being the same
- *    bytes. First the disk is fenced (blk_fence: whatever was sent before is ended); where
- *    there is no such thing, changes of the same range wait, doubt= seconds at most.
+ *    bytes. First the disk is fenced (blk_fence: whatever was sent before is ended), and
+ *    changes of the same range wait two seconds; where there is no fence, doubt= seconds.
  * 5. A flush goes to every path that took changes since the last one.
  * 6. A path that answers EIO, and another that does not, is lost; where all answer so, the
  *    disk has the error.
  *
  * Locks: `lock` around all of the state, held across no I/O; `probing` is shared by those
  * who ask a path how it is, and held alone by whoever fences, which would end their
- * questions. A keeper for each path, on the home loop, opens it, asks it now and then, and
- * brings it back.
+ * questions. A keeper for each path, on a loop of its own, opens it, asks it now and then,
+ * and brings it back.
  */
 #include "backends/multipath.h"
 
@@ -284,7 +284,7 @@ static int start(struct multipath *m, struct err *err)
 /* Until all paths were tried, or one is up and the others had their time. */
 static int wait_for_paths(struct multipath *m, struct err *err)
 {
-	uint64_t began = mp_now_ns();
+	uint64_t began = clock_ns();
 	unsigned tried, up;
 
 	for (;;) {
@@ -293,7 +293,7 @@ static int wait_for_paths(struct multipath *m, struct err *err)
 			tried += m->lane[i].tried;
 			up += m->lane[i].path.state == PATH_UP;
 		}
-		if (tried == m->set.n || (up && mp_now_ns() - began >= OPEN_GRACE_NS))
+		if (tried == m->set.n || (up && clock_ns() - began >= OPEN_GRACE_NS))
 			break;
 		task_cond_wait(&m->changed, &m->lock);
 	}
@@ -511,8 +511,8 @@ static struct json *lane_facts(const struct lane *l)
 	if (p->state != PATH_UP && (l->error || l->err.code))
 		json_put_string(o, "error", l->b ? strerror(-l->error) : l->err.msg);
 	json_put_int(o, "priority", p->priority);
-	json_put_int(o, "seconds-in-state",
-		(int64_t)((mp_now_ns() - p->since_ns) / SECOND_NS));
+	json_put_int(
+		o, "seconds-in-state", (int64_t)((clock_ns() - p->since_ns) / SECOND_NS));
 	json_put_int(o, "in-flight", p->in_flight);
 	json_put_int(o, "reads", (int64_t)p->reads);
 	json_put_int(o, "read-bytes", (int64_t)p->read_bytes);

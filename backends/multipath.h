@@ -51,7 +51,7 @@ struct multipath {
 	struct task_cond changed;
 	struct path_set set;
 	bool closing, opening, recovering, recoverer_runs;
-	unsigned tasks;            /* on the home loop */
+	unsigned tasks;            /* keepers, the ticker, the recoverer */
 	unsigned in_flight;        /* requests given to a path */
 	uint64_t no_path_since_ns; /* 0: one is up */
 	uint64_t lost_ns;          /* since when requests have been held up */
@@ -72,8 +72,6 @@ static inline struct multipath *mp_of(const struct blk *b)
 {
 	return b->state;
 }
-
-uint64_t mp_now_ns(void); /* CLOCK_MONOTONIC */
 
 /* ---- multipath_run.c ------------------------------------------------------------- */
 
@@ -112,10 +110,10 @@ void mp_start_recovering(struct multipath *m);
 void mp_forget_doubts(struct multipath *m, bool all);
 /* Nothing is written by this node any more. */
 void mp_refuse(struct multipath *m);
-/* The last thing a task on the home loop does. */
+/* The last thing such a task does. */
 void mp_task_ended(struct multipath *m);
 
-/* ---- multipath_keep.c: tasks on the home loop ------------------------------------ */
+/* ---- multipath_keep.c: tasks ----------------------------------------------------- */
 
 void mp_keep(void *lane);
 /* Time passes for those who wait. */

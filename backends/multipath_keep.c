@@ -96,12 +96,12 @@ static void come_up(struct lane *l, unsigned priority)
 		priority = l->fixed_priority;
 	l->path.priority = priority;
 	if (!usable) {
-		mp_lose(l, PATH_STANDBY, -EHOSTDOWN, mp_now_ns());
+		mp_lose(l, PATH_STANDBY, -EHOSTDOWN, clock_ns());
 		return;
 	}
 	if (l->path.state == PATH_UP)
 		return;
-	path_set_state(&l->path, PATH_UP, mp_now_ns());
+	path_set_state(&l->path, PATH_UP, clock_ns());
 	if (was_lost && !m->opening)
 		log_line(LOG_LEVEL_WARNING, "%s: path %u (%s) is back", m->b->filename,
 			l->index, l->name);
@@ -152,7 +152,7 @@ static void tell(struct lane *l, int ret, const struct err *err)
 static void check(struct lane *l)
 {
 	struct multipath *m = l->m;
-	uint64_t began_ns = mp_now_ns();
+	uint64_t began_ns = clock_ns();
 	struct err err = ERR_INIT;
 	unsigned priority;
 	int ret = ask(l, l->b, &priority);
@@ -228,7 +228,7 @@ static void reach(struct lane *l)
 		l->b = b;
 		free(l->name);
 		l->name = strdup(blk_filename(b));
-		path_set_state(&l->path, PATH_FAILED, mp_now_ns());
+		path_set_state(&l->path, PATH_FAILED, clock_ns());
 		come_up(l, priority);
 	}
 	task_cond_broadcast(&m->changed);

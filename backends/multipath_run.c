@@ -8,21 +8,12 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/math.h"
 #include "block/storage.h"
 
 #define KEPT_MAX (64 * MiB)
-
-uint64_t mp_now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
-}
 
 /* ---- states; the lock is held ---------------------------------------------------- */
 
@@ -64,7 +55,7 @@ void mp_note_paths(struct multipath *m)
 	if (up)
 		m->no_path_since_ns = 0;
 	else if (!m->no_path_since_ns)
-		m->no_path_since_ns = mp_now_ns();
+		m->no_path_since_ns = clock_ns();
 	task_cond_broadcast(&m->changed);
 }
 
@@ -86,7 +77,7 @@ void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns
 	struct multipath *m = l->m;
 	bool was_up = l->path.state == PATH_UP;
 
-	path_set_state(&l->path, state, mp_now_ns());
+	path_set_state(&l->path, state, clock_ns());
 	if (!was_up)
 		return;
 	log_line(LOG_LEVEL_WARNING, "%s: path %u (%s) is lost: %s", m->b->filename,
@@ -103,7 +94,7 @@ void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns
 
 static bool is_overdue(const struct multipath *m)
 {
-	return m->no_path_since_ns && mp_now_ns() - m->no_path_since_ns >= m->no_path_ns;
+	return m->no_path_since_ns && clock_ns() - m->no_path_since_ns >= m->no_path_ns;
 }
 
 /* ---- doubts; the lock is held ---------------------------------------------------- */
@@ -117,7 +108,7 @@ void mp_forget_doubts(struct multipath *m, bool all)
 	while (*link) {
 		struct doubt *d = *link;
 
-		if (!all && d->until_ns > mp_now_ns()) {
+		if (!all && d->until_ns > clock_ns()) {
 			link = &d->next;
 			continue;
 		}
@@ -133,7 +124,7 @@ void mp_forget_doubts(struct multipath *m, bool all)
  * moments, now that it answers. */
 static void shorten_doubts(struct multipath *m)
 {
-	uint64_t until_ns = mp_now_ns() + FENCED_NS;
+	uint64_t until_ns = clock_ns() + FENCED_NS;
 
 	for (struct doubt *d = m->doubts; d; d = d->next)
 		d->until_ns = MIN(d->until_ns, until_ns);
@@ -158,7 +149,7 @@ static bool is_copy_in_doubt(const struct multipath *m)
 static void link_doubt(struct multipath *m, struct doubt *d, const struct doubt *what)
 {
 	*d = *what;
-	d->until_ns = mp_now_ns() + m->doubt_ns;
+	d->until_ns = clock_ns() + m->doubt_ns;
 	d->next = m->doubts;
 	m->doubts = d;
 }
@@ -174,7 +165,7 @@ static void add_doubt(struct multipath *m, uint64_t offset, uint64_t bytes, bool
 	}
 	what = (struct doubt){.bytes = UINT64_MAX, .repeated = true};
 	if (all->bytes)
-		all->until_ns = mp_now_ns() + m->doubt_ns;
+		all->until_ns = clock_ns() + m->doubt_ns;
 	else
 		link_doubt(m, all, &what);
 }
@@ -196,7 +187,7 @@ int mp_next_lane(
 
 	for (;;) {
 		if (!m->recovering)
-			p = paths_pick(&m->set, bytes, not_these, mp_now_ns());
+			p = paths_pick(&m->set, bytes, not_these, clock_ns());
 		if (p)
 			break;
 		if (m->closing || is_overdue(m) || (not_these && !m->recovering))
@@ -241,7 +232,7 @@ static int attempt(struct lane *l, const struct mp_request *r, uint64_t *began_n
 	struct multipath *m = l->m;
 	int ret;
 
-	*began_ns = mp_now_ns();
+	*began_ns = clock_ns();
 	share_size(m, l);
 	path_begin(&l->path, r->bytes);
 	m->in_flight++;
@@ -257,7 +248,7 @@ static int attempt(struct lane *l, const struct mp_request *r, uint64_t *began_n
 		l->took_changes = true;
 	if (ret == 0)
 		blk_raise_size(m->b, blk_size(l->b));
-	path_end(&l->path, r->bytes, mp_now_ns() - *began_ns);
+	path_end(&l->path, r->bytes, clock_ns() - *began_ns);
 	count(&l->path, r, ret);
 	if (--m->in_flight == 0 && m->recovering)
 		task_cond_broadcast(&m->changed);
@@ -274,7 +265,7 @@ static void lose_faulty(struct multipath *m, uint32_t faulty)
 {
 	for (unsigned i = 0; i < m->set.n; i++)
 		if (faulty & 1u << i)
-			mp_lose(&m->lane[i], PATH_FAILED, -EIO, mp_now_ns());
+			mp_lose(&m->lane[i], PATH_FAILED, -EIO, clock_ns());
 }
 
 /* The lock is held. */
@@ -387,8 +378,8 @@ static bool judge_flush(struct multipath *m, const struct flushing *f, unsigned 
 		l->path.errors++;
 		if (is_path_error(ret) ||
 			(ret == -EIO && mp_keeps_copies(m->b) &&
-				paths_pick(&m->set, 0, 1u << l->index, mp_now_ns()))) {
-			mp_lose(l, PATH_FAILED, ret, mp_now_ns());
+				paths_pick(&m->set, 0, 1u << l->index, clock_ns()))) {
+			mp_lose(l, PATH_FAILED, ret, clock_ns());
 			again = true;
 		} else if (!m->flush_error) {
 			m->flush_error = ret;
@@ -513,7 +504,7 @@ static struct lane *wait_for_restoring(struct multipath *m)
 
 	while (!m->closing) {
 		if (m->in_flight == 0)
-			p = paths_pick(&m->set, 0, 0, mp_now_ns());
+			p = paths_pick(&m->set, 0, 0, clock_ns());
 		if (p)
 			return container_of(p, struct lane, path);
 		task_cond_wait(&m->changed, &m->lock);
@@ -534,7 +525,7 @@ static void recovered(struct multipath *m, const struct lane *l, int ret)
 	}
 	m->recovering = false;
 	m->recoveries++;
-	m->last_recovery_ns = mp_now_ns() - m->lost_ns;
+	m->last_recovery_ns = clock_ns() - m->lost_ns;
 	log_line(LOG_LEVEL_WARNING, "%s: goes on through path %u (%s) after %.1f s",
 		m->b->filename, l->index, l->name, (double)m->last_recovery_ns / 1e9);
 }
@@ -549,11 +540,11 @@ static bool judge_restoring(struct multipath *m, const struct restoring *r)
 	if (is_path_error(r->ret)) {
 		if (r->failed && !is_answer(r->ret))
 			add_doubt(m, r->failed->offset, r->failed->bytes, true);
-		mp_lose(l, PATH_FAILED, r->ret, mp_now_ns());
+		mp_lose(l, PATH_FAILED, r->ret, clock_ns());
 		return false;
 	}
-	if (r->ret == -EIO && paths_pick(&m->set, 0, bit, mp_now_ns())) {
-		mp_lose(l, PATH_FAILED, r->ret, mp_now_ns());
+	if (r->ret == -EIO && paths_pick(&m->set, 0, bit, clock_ns())) {
+		mp_lose(l, PATH_FAILED, r->ret, clock_ns());
 		return false;
 	}
 	/* Lost meanwhile, and perhaps found again: by a server that had forgotten it all. */

@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include <libnbd.h>
 
@@ -207,14 +206,6 @@ static int take_options(struct blk *b, struct opts *opts, struct err *err)
 
 /* ---- connecting, by blocking calls ----------------------------------------------- */
 
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 static int failed(const struct nbd *n, const char *what, struct err *err)
 {
 	const char *why = nbd_get_error();
@@ -229,11 +220,11 @@ static int shake_hands(struct nbd *n, struct nbd_handle *h, struct err *err)
 {
 	bool is_path = n->session.b->flags & BLK_O_PATH;
 	unsigned wait_ms = is_path ? PATH_CONNECT_MS : CONNECT_MS;
-	uint64_t until_ms = now_ms() + wait_ms, now;
+	uint64_t until_ms = clock_ns() / 1000000 + wait_ms, now;
 
 	if (nbd_aio_connect_uri(h, n->uri) < 0)
 		return failed(n, "cannot connect", err);
-	while (nbd_aio_is_connecting(h) && (now = now_ms()) < until_ms)
+	while (nbd_aio_is_connecting(h) && (now = clock_ns() / 1000000) < until_ms)
 		if (nbd_poll(h, (int)(until_ms - now)) < 0)
 			return failed(n, "cannot connect", err);
 	if (nbd_aio_is_ready(h))

@@ -2,7 +2,6 @@
 /* A connection that may break and be made again. See session.h for the rules. */
 #include <assert.h>
 #include <string.h>
-#include <time.h>
 
 #include "backends/session.h"
 #include "base/iov.h"
@@ -25,14 +24,6 @@ struct session_request {
 	uint64_t since_ns; /* of the attempt under way */
 	struct session_request *older, *newer;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * SECOND_NS + (uint64_t)ts.tv_nsec;
-}
 
 int session_options(
 	struct session *s, const struct blk *b, struct opts *opts, struct err *err)
@@ -64,7 +55,7 @@ static void wait_change(struct session *s)
 
 static bool is_overdue(const struct session *s)
 {
-	return now_ns() - s->down_since_ns >= s->reconnect_ns;
+	return clock_ns() - s->down_since_ns >= s->reconnect_ns;
 }
 
 /* 0 when the session is up. */
@@ -93,7 +84,7 @@ static void lost(struct session *s)
 		return;
 	s->up = false;
 	s->untold = s->b->flags & BLK_O_PATH;
-	s->down_since_ns = now_ns();
+	s->down_since_ns = clock_ns();
 	if (s->reconnect_ns)
 		log_line(LOG_LEVEL_WARNING, "%s: the connection is lost", s->b->filename);
 	s->ops->cut(s->b);
@@ -112,7 +103,7 @@ static void enter(struct session_request *r)
 {
 	struct session *s = r->s;
 
-	r->since_ns = now_ns();
+	r->since_ns = clock_ns();
 	r->newer = NULL;
 	r->older = s->newest;
 	if (s->newest)
@@ -418,7 +409,7 @@ void session_tick(struct session *s)
 {
 	const struct session_request *r = s->oldest;
 
-	if (r && s->timeout_ns && now_ns() - r->since_ns >= s->timeout_ns) {
+	if (r && s->timeout_ns && clock_ns() - r->since_ns >= s->timeout_ns) {
 		if (s->up)
 			log_line(LOG_LEVEL_WARNING, "%s: no answer for %llu seconds",
 				s->b->filename,

@@ -41,7 +41,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <smb2/smb2.h>
@@ -349,23 +348,15 @@ static void answered(struct smb2_context *ctx, int status, void *reply, void *ar
 	remote_answer(&c->wait);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-}
-
 /* Where there is no remote yet. */
 static void serve(struct link *l, const struct call *c)
 {
-	uint64_t start = now_ns();
+	uint64_t start = clock_ns();
 
 	while (!c->answered && !l->dead) {
 		struct pollfd p = {.fd = smb2_get_fd(l->ctx),
 			.events = (short)smb2_which_events(l->ctx)};
-		uint64_t gone = now_ns() - start;
+		uint64_t gone = clock_ns() - start;
 		int left_ms =
 			gone < CONNECT_NS ? (int)((CONNECT_NS - gone) / 1000000) : 0;
 		int got = left_ms && p.fd >= 0 ? poll(&p, 1, left_ms) : 0;

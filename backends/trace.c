@@ -13,7 +13,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "backends/filter.h"
 #include "base/math.h"
@@ -34,14 +33,6 @@ extern const struct blk_driver blk_trace_driver;
 static struct trace *trace_of(struct blk *b)
 {
 	return b->state;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + ts.tv_nsec;
 }
 
 /* ---- telling --------------------------------------------------------------------- */
@@ -74,7 +65,7 @@ static int ended(struct blk *b, struct trace_op *op, int result)
 	struct trace *t = trace_of(b);
 	struct trace_counter *c = &t->counters[op->kind];
 
-	op->ns = now_ns() - op->start_ns;
+	op->ns = clock_ns() - op->start_ns;
 	op->result = result;
 	pthread_mutex_lock(&t->lock);
 	c->ops++;
@@ -96,7 +87,7 @@ static struct trace_op begun(
 		.offset = offset,
 		.bytes = bytes,
 		.flags = flags,
-		.start_ns = now_ns()};
+		.start_ns = clock_ns()};
 }
 
 /* ---- operations ------------------------------------------------------------------ */

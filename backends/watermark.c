@@ -34,7 +34,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "backends/filter.h"
@@ -67,14 +66,6 @@ struct watermark {
 static struct watermark *watermark_of(const struct blk *b)
 {
 	return b->state;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * SECOND_NS + ts.tv_nsec;
 }
 
 /* ---- the hook -------------------------------------------------------------------- */
@@ -119,7 +110,7 @@ static bool wait_for(pid_t pid, uint64_t deadline_ns, int *status)
 			*status = 0;
 		if (got == pid || (got < 0 && errno != EINTR))
 			return true;
-		if (now_ns() >= deadline_ns)
+		if (clock_ns() >= deadline_ns)
 			return false;
 		task_sleep_ns(LOOK_NS);
 	}
@@ -137,12 +128,12 @@ static void run(const char *const argv[], uint64_t timeout_s, const char *filena
 			filename, hook, strerror(-ret));
 		return;
 	}
-	if (!wait_for(pid, now_ns() + timeout_s * SECOND_NS, &status)) {
+	if (!wait_for(pid, clock_ns() + timeout_s * SECOND_NS, &status)) {
 		log_line(LOG_LEVEL_WARNING,
 			"%s: hook '%s' has run for %" PRIu64 " seconds: ended", filename,
 			hook, timeout_s);
 		kill(-pid, SIGTERM);
-		if (!wait_for(pid, now_ns() + GRACE_NS, &status)) {
+		if (!wait_for(pid, clock_ns() + GRACE_NS, &status)) {
 			kill(-pid, SIGKILL);
 			wait_for(pid, UINT64_MAX, &status);
 		}
@@ -184,7 +175,7 @@ static void hook_task(void *arg)
 	task_lock(&w->lock);
 	look_anew(b);
 	if (blk_size(b) <= w->size) {
-		w->failed_ns = now_ns();
+		w->failed_ns = clock_ns();
 		log_line(LOG_LEVEL_WARNING,
 			"%s: hook '%s' has run and the device is no larger", filename,
 			w->hook);
@@ -252,7 +243,7 @@ static int watermark_copy_range(struct blk *src, uint64_t src_offset, struct blk
 /* Several that find no room at once need not each wait for a hook that brings none. */
 static bool failed_lately(const struct watermark *w)
 {
-	return w->failed_ns && now_ns() - w->failed_ns < RETRY_NS;
+	return w->failed_ns && clock_ns() - w->failed_ns < RETRY_NS;
 }
 
 /* What does not fit waits for the hook. */

@@ -69,7 +69,6 @@ struct timer_heap {
 	uint64_t seq;
 };
 
-uint64_t clock_ns(void);
 /* now + ns, at most the end of time. */
 uint64_t deadline_after(uint64_t ns);
 /* fn runs once, on the loop's own stack, unless the timer is removed before. */

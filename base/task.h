@@ -62,6 +62,8 @@ int task_spawn(struct loop *loop, void (*fn)(void *arg), void *arg);
 /* Lets other ready tasks of this loop run. Nothing outside a task. */
 void task_yield(void);
 void task_sleep_ns(uint64_t ns);
+/* Since some moment in the past: CLOCK_MONOTONIC. */
+uint64_t clock_ns(void);
 
 /*
  * A wait for one wake-up. The waiter lives in the waiting function's frame; exactly one

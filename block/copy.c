@@ -29,7 +29,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/aio.h"
 #include "base/iov.h"
@@ -109,14 +108,6 @@ struct copy_task {
 bool copy_starts_zero(const struct blk *dst)
 {
 	return (dst->caps & BLK_CAP_ZERO_INIT) != 0;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
 static bool cancelled(const struct copy *c)
@@ -279,7 +270,7 @@ static uint64_t rate_wait_ns(struct copy *c, const struct piece *p)
 
 	if (!c->job->rate_bytes || piece_limit(c, p->kind) == COPY_ZERO_PIECE_BYTES)
 		return 0;
-	now = now_ns();
+	now = clock_ns();
 	start = MAX(now, c->rate_free_ns);
 	cost = (uint64_t)((double)p->bytes * 1e9 / (double)c->job->rate_bytes);
 	if (add_overflow(start, cost, &c->rate_free_ns))
