@@ -49,8 +49,8 @@ static int pr_call(int fd, unsigned long request, void *arg)
 static int tell(int fd, const struct scsi_command *c)
 {
 	const uint8_t *out = c->out;
-	uint64_t key = be64_get(*(const be64 *)out);
-	uint64_t action_key = be64_get(*(const be64 *)(out + 8));
+	uint64_t key = be64_load(out);
+	uint64_t action_key = be64_load(out + 8);
 	struct pr_registration registration = {.old_key = key, .new_key = action_key};
 	struct pr_reservation reservation = {
 		.key = key, .type = PR_WRITE_EXCLUSIVE_REG_ONLY};

@@ -103,15 +103,10 @@ static int tell(reserve_run *run, void *ctx, int action, uint64_t key,
 		.out_bytes = sizeof(out)};
 
 	c.cdb[8] = OUT_BYTES;
-	*(be64 *)out = be64_put(key);
-	*(be64 *)(out + 8) = be64_put(action_key);
+	be64_store(out, key);
+	be64_store(out + 8, action_key);
 	out[20] = persist;
 	return run(ctx, &c);
-}
-
-static uint32_t load_be32(const uint8_t *p)
-{
-	return be32_get(*(const be32 *)p);
 }
 
 int reserve_look(reserve_run *run, void *ctx, struct reserve_state *out)
@@ -123,15 +118,15 @@ int reserve_look(reserve_run *run, void *ctx, struct reserve_state *out)
 	*out = (struct reserve_state){0};
 	if (ret || got < 8)
 		return ret ? ret : -EIO;
-	got = MIN(got, (size_t)load_be32(in + 4) + 8);
+	got = MIN(got, (size_t)be32_load(in + 4) + 8);
 	for (size_t at = 8; at + 8 <= got && out->n_keys < RESERVE_KEYS_MAX; at += 8)
-		out->keys[out->n_keys++] = be64_get(*(const be64 *)(in + at));
+		out->keys[out->n_keys++] = be64_load(in + at);
 	ret = ask(run, ctx, READ_RESERVATION, in, &got);
 	if (ret || got < 8)
 		return ret ? ret : -EIO;
-	out->held = load_be32(in + 4) >= 16 && got >= 24;
+	out->held = be32_load(in + 4) >= 16 && got >= 24;
 	if (out->held) {
-		out->holder = be64_get(*(const be64 *)(in + 8));
+		out->holder = be64_load(in + 8);
 		out->type = in[21] & 0xf;
 	}
 	return 0;

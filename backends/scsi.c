@@ -12,21 +12,6 @@
 #include "base/math.h"
 #include "block/storage.h"
 
-static uint16_t load_be16(const uint8_t *p)
-{
-	return be16_get(*(const be16 *)p);
-}
-
-static uint32_t load_be32(const uint8_t *p)
-{
-	return be32_get(*(const be32 *)p);
-}
-
-static void store_be32(uint8_t *p, uint32_t n)
-{
-	*(be32 *)p = be32_put(n);
-}
-
 /* ---- VPD page 0x83 --------------------------------------------------------------- */
 
 #define PAGE_DEVICE_ID    0x83
@@ -56,7 +41,7 @@ static bool next_designator(
 
 	if (bytes < PAGE_HEADER || page[1] != PAGE_DEVICE_ID)
 		return false;
-	bytes = MIN(bytes, (size_t)load_be16(page + 2) + PAGE_HEADER);
+	bytes = MIN(bytes, (size_t)be16_load(page + 2) + PAGE_HEADER);
 	if (*at < PAGE_HEADER)
 		*at = PAGE_HEADER;
 	if (bytes - *at < DESIGNATOR_HEADER || *at > bytes)
@@ -147,7 +132,7 @@ int scsi_port_group(const uint8_t *page, size_t bytes)
 	while (next_designator(page, bytes, &at, &d))
 		if (d.about == ABOUT_PORT && d.type == DESIGNATOR_PORT_GROUP &&
 			d.bytes >= 4)
-			return load_be16(d.data + 2);
+			return be16_load(d.data + 2);
 	return -1;
 }
 
@@ -163,7 +148,7 @@ void scsi_report_port_groups(struct scsi_command *c, void *in, uint32_t bytes)
 		.cdb_bytes = 12,
 		.in = in,
 		.in_bytes = bytes};
-	store_be32(c->cdb + 6, bytes);
+	be32_store(c->cdb + 6, bytes);
 }
 
 /* Asymmetric access states (SPC-4, table 298), and the preferred bit. */
@@ -189,11 +174,11 @@ unsigned scsi_group_priority(const uint8_t *list, size_t bytes, int group)
 
 	if (bytes < 4)
 		return BLK_PATH_OPTIMIZED;
-	bytes = MIN(bytes, (size_t)load_be32(list) + 4);
+	bytes = MIN(bytes, (size_t)be32_load(list) + 4);
 	while (at <= bytes && bytes - at >= 8) {
 		const uint8_t *d = list + at;
 
-		if (load_be16(d + 2) == group)
+		if (be16_load(d + 2) == group)
 			return priority_of(d[0]);
 		at += 8 + 4 * (size_t)d[7];
 	}

@@ -42,6 +42,18 @@ ENDIAN_TYPE(le64, 64);
 		n = swap(n);                                                             \
 		memcpy(v.b, &n, sizeof(n));                                              \
 		return v;                                                                \
+	}                                                                                \
+	/* The same in a buffer of bytes. */                                             \
+	static inline uint##bits##_t name##_load(const uint8_t *p)                       \
+	{                                                                                \
+		name v;                                                                  \
+		memcpy(v.b, p, sizeof(v));                                               \
+		return name##_get(v);                                                    \
+	}                                                                                \
+	static inline void name##_store(uint8_t *p, uint##bits##_t n)                    \
+	{                                                                                \
+		name v = name##_put(n);                                                  \
+		memcpy(p, v.b, sizeof(v));                                               \
 	}
 
 #define ENDIAN_SAME(n) (n)

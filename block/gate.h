@@ -33,6 +33,9 @@ void blk_node_join(struct blk *b, struct blk *parent);
 void blk_node_free(struct blk *b);
 int blk_close_children(struct blk *b);
 
+/* node.c: b, or what is below it where it is a filter. */
+const struct blk *blk_below_filters(const struct blk *b);
+
 /* name.c: the name without a scheme of this driver; and whether it has no scheme at all.
  */
 const char *blk_name_rest(const struct blk_driver *drv, const char *filename);

@@ -13,7 +13,7 @@
 
 /* ---- facts ----------------------------------------------------------------------- */
 
-static const struct blk *below_filters(const struct blk *b)
+const struct blk *blk_below_filters(const struct blk *b)
 {
 	while (b->drv->kind == BLK_FILTER && b->file)
 		b = b->file;
@@ -66,17 +66,17 @@ struct blk *blk_file(const struct blk *b)
 
 struct blk *blk_backing(const struct blk *b)
 {
-	return below_filters(b)->backing;
+	return blk_below_filters(b)->backing;
 }
 
 const char *blk_backing_name(const struct blk *b)
 {
-	return below_filters(b)->backing_name;
+	return blk_below_filters(b)->backing_name;
 }
 
 const char *blk_backing_format(const struct blk *b)
 {
-	return below_filters(b)->backing_format;
+	return blk_below_filters(b)->backing_format;
 }
 
 static bool is_file(const struct blk *b, const struct stat *file)

@@ -5,21 +5,14 @@
 #include <errno.h>
 
 #include "base/json.h"
-#include "block/driver.h"
-
-static struct blk *below_filters(struct blk *b)
-{
-	while (b->drv->kind == BLK_FILTER && b->file)
-		b = b->file;
-	return b;
-}
+#include "block/gate.h"
 
 /* The operations of the place below b, which becomes its node. */
 static const struct blk_storage_ops *ops_of(struct blk **b)
 {
 	static const struct blk_storage_ops none;
 
-	*b = below_filters(*b);
+	*b = (struct blk *)(uintptr_t)blk_below_filters(*b);
 	return (*b)->drv->storage ? (*b)->drv->storage : &none;
 }
 

@@ -24,21 +24,6 @@ struct tables {
 	bool full;
 };
 
-static void put16(uint8_t *p, uint16_t n)
-{
-	*(le16 *)p = le16_put(n);
-}
-
-static void put32(uint8_t *p, uint32_t n)
-{
-	*(le32 *)p = le32_put(n);
-}
-
-static void put64(uint8_t *p, uint64_t n)
-{
-	*(le64 *)p = le64_put(n);
-}
-
 static uint8_t checksum(const uint8_t *p, size_t bytes)
 {
 	uint8_t sum = 0;
@@ -69,13 +54,13 @@ static uint8_t *table_new(struct tables *t, size_t bytes, uint64_t *address)
 static void seal(uint8_t *p, const char *signature, uint8_t revision, size_t bytes)
 {
 	memcpy(p, signature, 4);
-	put32(p + 4, (uint32_t)bytes);
+	le32_store(p + 4, (uint32_t)bytes);
 	p[8] = revision;
 	memcpy(p + 10, "BYRE  ", 6);
 	memcpy(p + 16, "BYREBRD ", 8);
-	put32(p + 24, 1);
+	le32_store(p + 24, 1);
 	memcpy(p + 28, "BYRE", 4);
-	put32(p + 32, 1);
+	le32_store(p + 32, 1);
 	p[9] = 0;
 	p[9] = checksum(p, bytes);
 }
@@ -194,7 +179,7 @@ static void io_address(uint8_t *p, unsigned bits, uint16_t port)
 {
 	p[0] = 1;
 	p[1] = (uint8_t)bits;
-	put64(p + 4, port);
+	le64_store(p + 4, port);
 }
 
 static uint64_t add_fadt(struct tables *t, uint64_t dsdt)
@@ -204,20 +189,20 @@ static uint64_t add_fadt(struct tables *t, uint64_t dsdt)
 
 	if (!p)
 		return 0;
-	put32(p + 40, (uint32_t)dsdt);
-	put16(p + 46, POWER_SCI);
-	put32(p + 56, POWER_PORT);     /* PM1a event */
-	put32(p + 64, POWER_PORT + 4); /* PM1a control */
-	put32(p + 76, POWER_TIMER_PORT);
+	le32_store(p + 40, (uint32_t)dsdt);
+	le16_store(p + 46, POWER_SCI);
+	le32_store(p + 56, POWER_PORT);     /* PM1a event */
+	le32_store(p + 64, POWER_PORT + 4); /* PM1a control */
+	le32_store(p + 76, POWER_TIMER_PORT);
 	p[88] = 4;
 	p[89] = 2;
 	p[91] = 4;
 	p[108] = 0x32; /* the century's place in CMOS */
-	put32(p + 112,
+	le32_store(p + 112,
 		FADT_WBINVD | FADT_C1 | FADT_NO_SLEEP_BUTTON | FADT_RESET_REGISTER);
 	io_address(p + 116, 8, 0xcf9);
 	p[128] = 0x06;
-	put64(p + 140, dsdt);
+	le64_store(p + 140, dsdt);
 	io_address(p + 148, 32, POWER_PORT);
 	io_address(p + 172, 16, POWER_PORT + 4);
 	io_address(p + 208, 32, POWER_TIMER_PORT);
@@ -235,8 +220,8 @@ static uint8_t *add_override(uint8_t *p, uint8_t line, uint32_t gsi, uint16_t fl
 	p[0] = 2;
 	p[1] = 10;
 	p[3] = line;
-	put32(p + 4, gsi);
-	put16(p + 8, flags);
+	le32_store(p + 4, gsi);
+	le16_store(p + 8, flags);
 	return p + 10;
 }
 
@@ -249,17 +234,17 @@ static uint64_t add_madt(struct tables *t, const struct vm *vm)
 
 	if (!p)
 		return 0;
-	put32(p + 36, LOCAL_APIC);
-	put32(p + 40, 1); /* there are 8259s, too */
+	le32_store(p + 36, LOCAL_APIC);
+	le32_store(p + 40, 1); /* there are 8259s, too */
 	p += 44;
 	for (unsigned i = 0; i < vm->cpus; i++, p += 8) {
 		p[1] = 8;
 		p[2] = p[3] = (uint8_t)i;
-		put32(p + 4, 1);
+		le32_store(p + 4, 1);
 	}
 	p[0] = 1;
 	p[1] = 12;
-	put32(p + 4, IO_APIC);
+	le32_store(p + 4, IO_APIC);
 	p += 12;
 	p = add_override(p, 0, 2, 0); /* the PIT */
 	for (size_t i = 0; i < ARRAY_LEN(level_lines); i++)
@@ -282,7 +267,7 @@ static uint64_t add_xsdt(struct tables *t, const uint64_t *tables, unsigned n)
 	if (!p)
 		return 0;
 	for (unsigned i = 0; i < n; i++)
-		put64(p + HEADER_BYTES + 8 * i, tables[i]);
+		le64_store(p + HEADER_BYTES + 8 * i, tables[i]);
 	seal(p, "XSDT", 1, HEADER_BYTES + 8 * n);
 	return address;
 }
@@ -292,8 +277,8 @@ static void fill_rsdp(uint8_t *p, uint64_t xsdt)
 	memcpy(p, "RSD PTR ", 8);
 	memcpy(p + 9, "BYRE  ", 6);
 	p[15] = 2;
-	put32(p + 20, RSDP_BYTES);
-	put64(p + 24, xsdt);
+	le32_store(p + 20, RSDP_BYTES);
+	le64_store(p + 24, xsdt);
 	p[8] = checksum(p, 20);
 	p[32] = checksum(p, RSDP_BYTES);
 }

@@ -181,29 +181,9 @@ enum {
 #define HEAD_BYTES    0x290ull
 #define E820_BYTES    20
 
-static uint32_t get32(const uint8_t *p)
-{
-	return le32_get(*(const le32 *)p);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-	return le64_get(*(const le64 *)p);
-}
-
-static void put32(uint8_t *p, uint32_t n)
-{
-	*(le32 *)p = le32_put(n);
-}
-
-static void put64(uint8_t *p, uint64_t n)
-{
-	*(le64 *)p = le64_put(n);
-}
-
 static bool is_bzimage(const struct file *f)
 {
-	return f->bytes > HEAD_BYTES && get32(f->data + HEADER_MAGIC) == MAGIC;
+	return f->bytes > HEAD_BYTES && le32_load(f->data + HEADER_MAGIC) == MAGIC;
 }
 
 static void put_e820(const struct vm *vm, uint8_t *zero_page)
@@ -215,16 +195,17 @@ static void put_e820(const struct vm *vm, uint8_t *zero_page)
 	for (unsigned i = 0; i < n; i++) {
 		uint8_t *e = zero_page + E820_TABLE + i * E820_BYTES;
 
-		put64(e, map[i].base);
-		put64(e + 8, map[i].bytes);
-		put32(e + 16, map[i].type);
+		le64_store(e, map[i].base);
+		le64_store(e + 8, map[i].bytes);
+		le32_store(e + 16, map[i].type);
 	}
 }
 
 /* Where the kernel's memory ends while it unpacks itself. */
 static uint64_t end_of_bzimage(const uint8_t *head)
 {
-	return MAX(get64(head + PREF_ADDRESS), HIGH_START) + get32(head + INIT_SIZE);
+	return MAX(le64_load(head + PREF_ADDRESS), HIGH_START) +
+	       le32_load(head + INIT_SIZE);
 }
 
 static int boot_bzimage(struct vm *vm, const struct boot_options *o, const struct file *f,
@@ -244,9 +225,10 @@ static int boot_bzimage(struct vm *vm, const struct boot_options *o, const struc
 			"part of one",
 			f->name, version >> 8, version & 0xff);
 	ret = put(vm, HIGH_START, f->data + setup, f->bytes - setup, f->name, err);
-	ret = ret ? ret : put_cmdline(vm, o->cmdline, get32(head + CMDLINE_SIZE), err);
 	ret = ret ? ret
-		  : put_initrd(vm, o->initrd, get32(head + INITRD_ADDR_MAX),
+		  : put_cmdline(vm, o->cmdline, le32_load(head + CMDLINE_SIZE), err);
+	ret = ret ? ret
+		  : put_initrd(vm, o->initrd, le32_load(head + INITRD_ADDR_MAX),
 			    MAX(end_of_bzimage(head), HIGH_START + f->bytes), &initrd,
 			    err);
 	if (ret)
@@ -255,10 +237,10 @@ static int boot_bzimage(struct vm *vm, const struct boot_options *o, const struc
 	memcpy(page + SETUP_SECTS, head + SETUP_SECTS,
 		MIN((uint64_t)HEADER_MAGIC + head[0x201], HEAD_BYTES) - SETUP_SECTS);
 	page[TYPE_OF_LOADER] = OTHER_LOADER;
-	put32(page + RAMDISK_IMAGE, (uint32_t)initrd.at);
-	put32(page + RAMDISK_SIZE, (uint32_t)initrd.bytes);
-	put32(page + CMD_LINE_PTR, (uint32_t)CMDLINE);
-	put64(page + RSDP_ADDRESS, o->rsdp);
+	le32_store(page + RAMDISK_IMAGE, (uint32_t)initrd.at);
+	le32_store(page + RAMDISK_SIZE, (uint32_t)initrd.bytes);
+	le32_store(page + CMD_LINE_PTR, (uint32_t)CMDLINE);
+	le64_store(page + RSDP_ADDRESS, o->rsdp);
 	put_e820(vm, page);
 	vm->entry = (uint32_t)HIGH_START;
 	vm->entry_esi = (uint32_t)ZERO_PAGE;
@@ -305,7 +287,7 @@ static bool note_entry(const struct file *f, const Elf64_Phdr *ph, uint32_t *ent
 		at = desc + round_up(note.n_descsz, 4);
 		if (note.n_type == PVH_NOTE && note.n_namesz == 4 && note.n_descsz >= 4 &&
 			at <= end && !memcmp(f->data + name, "Xen", 4)) {
-			*entry = get32(f->data + desc);
+			*entry = le32_load(f->data + desc);
 			return true;
 		}
 	}

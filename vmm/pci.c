@@ -53,26 +53,6 @@ struct pci {
 	uint32_t next_base;
 };
 
-void pci_put16(uint8_t *p, uint16_t v)
-{
-	*(le16 *)p = le16_put(v);
-}
-
-void pci_put32(uint8_t *p, uint32_t v)
-{
-	*(le32 *)p = le32_put(v);
-}
-
-uint32_t pci_get32(const uint8_t *p)
-{
-	return le32_get(*(const le32 *)p);
-}
-
-static uint16_t get16(const uint8_t *p)
-{
-	return le16_get(*(const le16 *)p);
-}
-
 /* ---- MSI-X ----------------------------------------------------------------------- */
 
 static bool is_enabled(const struct pci_function *f)
@@ -203,10 +183,10 @@ void pci_set_vectors(struct pci_function *f, unsigned vectors)
 
 	f->vectors = MIN(vectors, PCI_VECTORS_MAX);
 	f->msix_capability = at;
-	pci_put16(f->config + at + 2, (uint16_t)(f->vectors - 1));
+	le16_store(f->config + at + 2, (uint16_t)(f->vectors - 1));
 	f->writable[at + 3] = MSIX_ENABLE | MSIX_MASK_ALL;
-	pci_put32(f->config + at + 4, MSIX_BAR);
-	pci_put32(f->config + at + 8, MSIX_PENDING_AT | MSIX_BAR);
+	le32_store(f->config + at + 4, MSIX_BAR);
+	le32_store(f->config + at + 8, MSIX_PENDING_AT | MSIX_BAR);
 	pci_set_bar(f, MSIX_BAR, MSIX_BYTES, &msix_bus, f);
 }
 
@@ -224,7 +204,7 @@ static bool line_wanted(const struct pci *pci, unsigned gsi)
 		const struct pci_function *f = pci->slot[i];
 
 		if (f && f->intx && pci_gsi(i, 0) == gsi &&
-			!(get16(f->config + COMMAND) & COMMAND_NO_INTX))
+			!(le16_load(f->config + COMMAND) & COMMAND_NO_INTX))
 			return true;
 	}
 	return false;
@@ -266,7 +246,7 @@ static void unmap_bar(struct pci_function *f, struct pci_bar *bar)
 static void map_bar(struct pci_function *f, unsigned i)
 {
 	struct pci_bar *bar = &f->bar[i];
-	uint32_t base = pci_get32(f->config + BAR0 + 4 * i) & ~0xfu;
+	uint32_t base = le32_load(f->config + BAR0 + 4 * i) & ~0xfu;
 
 	if (!memory_on(f))
 		base = 0;
@@ -293,7 +273,7 @@ void pci_set_bar(struct pci_function *f, unsigned i, uint32_t bytes,
 	const struct bus_ops *ops, void *dev)
 {
 	f->bar[i] = (struct pci_bar){.bytes = bytes, .ops = ops, .dev = dev};
-	pci_put32(f->writable + BAR0 + 4 * i, ~(bytes - 1));
+	le32_store(f->writable + BAR0 + 4 * i, ~(bytes - 1));
 }
 
 /* ---- configuration space --------------------------------------------------------- */
@@ -303,13 +283,13 @@ void pci_function_init(
 {
 	f->vm = vm;
 	pthread_mutex_init(&f->lock, NULL);
-	pci_put16(f->config, id->vendor);
-	pci_put16(f->config + 2, id->device);
-	pci_put32(f->config + REVISION, id->class_code << 8 | id->revision);
-	pci_put16(f->config + SUBSYSTEM, id->subsystem_vendor);
-	pci_put16(f->config + SUBSYSTEM + 2, id->subsystem);
+	le16_store(f->config, id->vendor);
+	le16_store(f->config + 2, id->device);
+	le32_store(f->config + REVISION, id->class_code << 8 | id->revision);
+	le16_store(f->config + SUBSYSTEM, id->subsystem_vendor);
+	le16_store(f->config + SUBSYSTEM + 2, id->subsystem);
 	f->config[PIN] = id->interrupts;
-	pci_put16(f->writable + COMMAND,
+	le16_store(f->writable + COMMAND,
 		COMMAND_MEMORY | COMMAND_MASTER | COMMAND_NO_INTX | 1);
 	f->writable[LINE] = 0xff;
 	f->writable[0x0c] = 0xff; /* cache line size */
@@ -422,7 +402,7 @@ static void place_bars(struct pci *pci, struct pci_function *f)
 		if (!bytes)
 			continue;
 		pci->next_base = (uint32_t)round_up(pci->next_base, bytes);
-		pci_put32(f->config + BAR0 + 4 * i, pci->next_base);
+		le32_store(f->config + BAR0 + 4 * i, pci->next_base);
 		pci->next_base += bytes;
 	}
 	f->config[LINE] = (uint8_t)pci_gsi(f->slot, 0);
@@ -466,7 +446,7 @@ void pci_remove(struct pci_function *f)
 void pci_function_reset(struct pci_function *f)
 {
 	pthread_mutex_lock(&f->lock);
-	pci_put16(f->config + COMMAND, 0);
+	le16_store(f->config + COMMAND, 0);
 	if (f->vectors)
 		f->config[f->msix_capability + 3] &=
 			(uint8_t) ~(MSIX_ENABLE | MSIX_MASK_ALL);

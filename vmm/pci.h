@@ -84,8 +84,4 @@ void pci_set_intx(struct pci_function *f, bool high);
 /* GSI of a slot's pin, for the firmware's tables. */
 unsigned pci_gsi(unsigned slot, unsigned pin);
 
-void pci_put16(uint8_t *p, uint16_t v);
-void pci_put32(uint8_t *p, uint32_t v);
-uint32_t pci_get32(const uint8_t *p);
-
 #endif

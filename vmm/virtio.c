@@ -685,8 +685,8 @@ static unsigned add_capability(struct virtio_device *d, enum capability_type typ
 	p[2] = (uint8_t)size;
 	p[3] = (uint8_t)type;
 	p[4] = BAR;
-	pci_put32(p + 8, at);
-	pci_put32(p + 12, bytes);
+	le32_store(p + 8, at);
+	le32_store(p + 12, bytes);
 	return cap;
 }
 
@@ -699,7 +699,7 @@ static void add_capabilities(struct virtio_device *d)
 	add_capability(d, CAP_DEVICE, AT_DEVICE, VIRTIO_CONFIG_MAX, 16);
 	notify_cap = add_capability(
 		d, CAP_NOTIFY, AT_NOTIFY, NOTIFY_STEP * VIRTIO_QUEUES_MAX, 20);
-	pci_put32(d->pci.config + notify_cap + 16, NOTIFY_STEP);
+	le32_store(d->pci.config + notify_cap + 16, NOTIFY_STEP);
 }
 
 /* ---- life ------------------------------------------------------------------------ */

@@ -251,11 +251,6 @@ static const struct virtio_device_ops ops = {
 	.free = blk_device_free,
 };
 
-static void put64(uint8_t *p, uint64_t n)
-{
-	*(le64 *)p = le64_put(n);
-}
-
 static void fill_config(struct virtio_blk *v, const struct virtio_blk_options *o)
 {
 	uint8_t *config = v->virtio.config;
@@ -263,25 +258,25 @@ static void fill_config(struct virtio_blk *v, const struct virtio_blk_options *o
 	uint32_t most = BLK_MAX_REQUEST / BLK_SECTOR;
 
 	v->virtio.config_bytes = CONFIG_BYTES;
-	put64(config + CAPACITY, blk_size(o->blk) / BLK_SECTOR);
-	pci_put32(config + SEG_MAX, VIRTIO_QUEUE_SIZE - 2);
-	pci_put32(config + BLOCK_SIZE, BLK_SECTOR);
-	pci_put16(config + QUEUES, (uint16_t)o->queues);
+	le64_store(config + CAPACITY, blk_size(o->blk) / BLK_SECTOR);
+	le32_store(config + SEG_MAX, VIRTIO_QUEUE_SIZE - 2);
+	le32_store(config + BLOCK_SIZE, BLK_SECTOR);
+	le16_store(config + QUEUES, (uint16_t)o->queues);
 	if (o->queues > 1)
 		features |= 1u << F_MQ;
 	if (blk_read_only(o->blk))
 		features |= 1u << F_RO;
 	if (!blk_read_only(o->blk)) {
 		features |= 1u << F_WRITE_ZEROES;
-		pci_put32(config + MAX_ZEROES_SECTORS, most);
-		pci_put32(config + MAX_ZEROES_RANGES, 1);
+		le32_store(config + MAX_ZEROES_SECTORS, most);
+		le32_store(config + MAX_ZEROES_RANGES, 1);
 		config[ZEROES_MAY_UNMAP] = o->discard;
 	}
 	if (!blk_read_only(o->blk) && o->discard) {
 		features |= 1u << F_DISCARD;
-		pci_put32(config + MAX_DISCARD_SECTORS, most);
-		pci_put32(config + MAX_DISCARD_RANGES, RANGES_MAX);
-		pci_put32(config + DISCARD_ALIGNMENT, 8);
+		le32_store(config + MAX_DISCARD_SECTORS, most);
+		le32_store(config + MAX_DISCARD_RANGES, RANGES_MAX);
+		le32_store(config + DISCARD_ALIGNMENT, 8);
 	}
 	v->virtio.features = features;
 }
