@@ -61,10 +61,10 @@ static int take_serial(struct opts *opts, struct machine_disk *d, struct err *er
 
 	if (!serial)
 		return 0;
-	if (strlen(serial) >= sizeof(d->serial))
-		return err_set(err, EINVAL, "serial '%s' is longer than %zu bytes",
-			serial, sizeof(d->serial) - 1);
-	strcpy(d->serial, serial);
+	if (strlen(serial) >= DISK_SERIAL_MAX)
+		return err_set(err, EINVAL, "serial '%s' is longer than %u bytes", serial,
+			DISK_SERIAL_MAX - 1);
+	d->disk.serial = strdup(serial);
 	return 0;
 }
 
@@ -84,7 +84,8 @@ static int take_disk_options(
 	if (ret == 0 && cache && blk_cache_mode(cache, flags))
 		ret = err_set(err, EINVAL, "'%s' is not a cache mode", cache);
 	d->queues = (unsigned)queues;
-	d->discard = discard && (!strcmp(discard, "unmap") || !strcmp(discard, "on"));
+	d->disk.discard =
+		discard && (!strcmp(discard, "unmap") || !strcmp(discard, "on"));
 	if (!read_only)
 		*flags |= BLK_O_RDWR;
 	return ret;
@@ -109,8 +110,8 @@ static int open_disk(const char *text, struct machine_disk *d, struct err *err)
 		opts_set(opts, "driver", format);
 	ret = ret ? ret : take_disk_options(opts, d, &flags, err);
 	if (ret == 0) {
-		d->blk = blk_open(file, opts, flags, err);
-		ret = d->blk ? 0 : -err->code;
+		d->disk.blk = blk_open(file, opts, flags, err);
+		ret = d->disk.blk ? 0 : -err->code;
 	}
 	opts_free(opts);
 	free(file);
@@ -213,7 +214,7 @@ static int close_disks(struct machine_options *o)
 	int status = 0;
 
 	for (unsigned i = 0; i < o->n_disks; i++)
-		if (tool_close(o->disk[i].blk, 0) < 0)
+		if (tool_close(o->disk[i].disk.blk, 0) < 0)
 			status = 1;
 	return status;
 }

@@ -86,7 +86,7 @@ static void add_routing(struct aml *a)
 	aml_end(a, list);
 }
 
-static void add_pci(struct aml *a)
+static void add_pci(struct aml *a, const struct vm *vm)
 {
 	aml_mark device = aml_begin_device(a, "PCI0"), resources;
 
@@ -100,7 +100,7 @@ static void add_pci(struct aml *a)
 	aml_io(a, 0xcf8, 8);
 	aml_io_window(a, 0, 0xcf7);
 	aml_io_window(a, 0xd00, 0xffff);
-	aml_memory_window(a, (uint32_t)PCI_WINDOW_START, (uint32_t)PCI_WINDOW_END - 1);
+	aml_memory_window(a, pci_window_start(vm), (uint32_t)PCI_WINDOW_END - 1);
 	aml_end_resources(a, resources);
 	add_routing(a);
 	aml_end(a, device);
@@ -135,7 +135,7 @@ static void add_clock(struct aml *a)
 	aml_end(a, device);
 }
 
-static uint64_t add_dsdt(struct tables *t)
+static uint64_t add_dsdt(struct tables *t, const struct vm *vm)
 {
 	struct aml a = {.data = t->host + round_up(t->bytes, 16) + HEADER_BYTES};
 	uint64_t address = 0;
@@ -144,7 +144,7 @@ static uint64_t add_dsdt(struct tables *t)
 
 	a.room = t->room - (size_t)(a.data - t->host);
 	block = aml_begin_scope(&a, "\\_SB");
-	add_pci(&a);
+	add_pci(&a, vm);
 	add_serial(&a);
 	add_clock(&a);
 	aml_end(&a, block);
@@ -294,7 +294,7 @@ int acpi_install(struct vm *vm, uint64_t *rsdp, struct err *err)
 	if (!root)
 		return err_set(
 			err, ENOMEM, "ACPI's tables do not fit into the guest's memory");
-	list[0] = add_fadt(&t, add_dsdt(&t));
+	list[0] = add_fadt(&t, add_dsdt(&t, vm));
 	list[1] = add_madt(&t, vm);
 	fill_rsdp(root, add_xsdt(&t, list, ARRAY_LEN(list)));
 	return t.full ? err_set(err, ENOSPC, "ACPI's tables are too large") : 0;

@@ -16,6 +16,7 @@
 
 #include <elf.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -74,6 +75,19 @@ static void close_file(struct file *f)
 		munmap((void *)(uintptr_t)f->data, f->bytes);
 }
 
+/* It is read again at the next reset, and until then is the page cache's. */
+static void rest_file(const struct file *f)
+{
+	if (f->bytes)
+		madvise((void *)(uintptr_t)f->data, f->bytes, MADV_DONTNEED);
+}
+
+struct boot {
+	struct file kernel, initrd; /* the second with no bytes: none */
+	char *cmdline;
+	uint64_t rsdp;
+};
+
 static int put(struct vm *vm, uint64_t at, const void *data, uint64_t bytes,
 	const char *what, struct err *err)
 {
@@ -114,33 +128,21 @@ struct placed {
 };
 
 /* As high as it may be, and not into the kernel. */
-static int put_initrd(struct vm *vm, const char *name, uint64_t highest, uint64_t lowest,
-	struct placed *out, struct err *err)
+static int put_initrd(struct vm *vm, const struct file *f, uint64_t highest,
+	uint64_t lowest, struct placed *out, struct err *err)
 {
 	uint64_t top = MIN(vm->memory.region[0].bytes, highest + 1);
-	struct file f;
-	int ret;
 
 	*out = (struct placed){0, 0};
-	if (!name)
+	if (!f->bytes)
 		return 0;
-	ret = open_file(&f, name, err);
-	if (ret)
-		return ret;
-	if (top < lowest || f.bytes > top - lowest) {
-		ret = err_set(err, ENOMEM,
-			"%s: there is no room for it in the guest's memory", name);
-	} else {
-		out->bytes = f.bytes;
-		out->at = round_down(top - f.bytes, PAGE);
-		ret = out->at < lowest ? err_set(err, ENOMEM,
-						 "%s: there is no room for it in the "
-						 "guest's memory",
-						 name)
-				       : put(vm, out->at, f.data, f.bytes, name, err);
-	}
-	close_file(&f);
-	return ret;
+	if (top < lowest || f->bytes > top - lowest ||
+		round_down(top - f->bytes, PAGE) < lowest)
+		return err_set(err, ENOMEM,
+			"%s: there is no room for it in the guest's memory", f->name);
+	out->bytes = f->bytes;
+	out->at = round_down(top - f->bytes, PAGE);
+	return put(vm, out->at, f->data, f->bytes, f->name, err);
 }
 
 static int put_cmdline(struct vm *vm, const char *cmdline, uint64_t most, struct err *err)
@@ -208,9 +210,9 @@ static uint64_t end_of_bzimage(const uint8_t *head)
 	       le32_load(head + INIT_SIZE);
 }
 
-static int boot_bzimage(struct vm *vm, const struct boot_options *o, const struct file *f,
-	struct err *err)
+static int boot_bzimage(struct vm *vm, const struct boot *b, struct err *err)
 {
+	const struct file *f = &b->kernel;
 	const uint8_t *head = f->data;
 	uint64_t setup = (head[SETUP_SECTS] ? head[SETUP_SECTS] : 4) * 512ull + 512;
 	uint8_t *page = memory_at(&vm->memory, ZERO_PAGE, PAGE);
@@ -226,9 +228,9 @@ static int boot_bzimage(struct vm *vm, const struct boot_options *o, const struc
 			f->name, version >> 8, version & 0xff);
 	ret = put(vm, HIGH_START, f->data + setup, f->bytes - setup, f->name, err);
 	ret = ret ? ret
-		  : put_cmdline(vm, o->cmdline, le32_load(head + CMDLINE_SIZE), err);
+		  : put_cmdline(vm, b->cmdline, le32_load(head + CMDLINE_SIZE), err);
 	ret = ret ? ret
-		  : put_initrd(vm, o->initrd, le32_load(head + INITRD_ADDR_MAX),
+		  : put_initrd(vm, &b->initrd, le32_load(head + INITRD_ADDR_MAX),
 			    MAX(end_of_bzimage(head), HIGH_START + f->bytes), &initrd,
 			    err);
 	if (ret)
@@ -240,7 +242,7 @@ static int boot_bzimage(struct vm *vm, const struct boot_options *o, const struc
 	le32_store(page + RAMDISK_IMAGE, (uint32_t)initrd.at);
 	le32_store(page + RAMDISK_SIZE, (uint32_t)initrd.bytes);
 	le32_store(page + CMD_LINE_PTR, (uint32_t)CMDLINE);
-	le64_store(page + RSDP_ADDRESS, o->rsdp);
+	le64_store(page + RSDP_ADDRESS, b->rsdp);
 	put_e820(vm, page);
 	vm->entry = (uint32_t)HIGH_START;
 	vm->entry_esi = (uint32_t)ZERO_PAGE;
@@ -339,15 +341,15 @@ static int load_elf(struct vm *vm, const struct file *f, uint32_t *entry,
 	return ret;
 }
 
-static int put_start_info(struct vm *vm, const struct boot_options *o,
-	const struct placed *initrd, struct err *err)
+static int put_start_info(
+	struct vm *vm, const struct boot *b, const struct placed *initrd, struct err *err)
 {
 	struct pvh_start start = {.magic = le32_put(PVH_MAGIC),
 		.version = le32_put(1),
 		.modules = le32_put(initrd->bytes != 0),
 		.module_list = le64_put(START_MODULE),
 		.cmdline = le64_put(CMDLINE),
-		.rsdp = le64_put(o->rsdp),
+		.rsdp = le64_put(b->rsdp),
 		.map = le64_put(START_MAP)};
 	struct pvh_module module = {
 		.address = le64_put(initrd->at), .bytes = le64_put(initrd->bytes)};
@@ -367,19 +369,19 @@ static int put_start_info(struct vm *vm, const struct boot_options *o,
 	return ret ? ret : put(vm, START_MODULE, &module, sizeof(module), "PVH", err);
 }
 
-static int boot_elf(struct vm *vm, const struct boot_options *o, const struct file *f,
-	struct err *err)
+static int boot_elf(struct vm *vm, const struct boot *b, struct err *err)
 {
+	const struct file *f = &b->kernel;
 	uint64_t highest = HIGH_START;
 	struct placed initrd;
 	uint32_t entry = 0;
 	int ret = load_elf(vm, f, &entry, &highest, err);
 
-	ret = ret ? ret : put_cmdline(vm, o->cmdline, CMDLINE_MAX - 1, err);
+	ret = ret ? ret : put_cmdline(vm, b->cmdline, CMDLINE_MAX - 1, err);
 	ret = ret ? ret
-		  : put_initrd(vm, o->initrd, UINT32_MAX, round_up(highest, PAGE),
+		  : put_initrd(vm, &b->initrd, UINT32_MAX, round_up(highest, PAGE),
 			    &initrd, err);
-	ret = ret ? ret : put_start_info(vm, o, &initrd, err);
+	ret = ret ? ret : put_start_info(vm, b, &initrd, err);
 	if (ret)
 		return ret;
 	vm->entry = entry;
@@ -387,23 +389,51 @@ static int boot_elf(struct vm *vm, const struct boot_options *o, const struct fi
 	return 0;
 }
 
-int boot_linux(struct vm *vm, const struct boot_options *o, struct err *err)
-{
-	struct boot_options with = *o;
-	struct file f;
-	int ret = open_file(&f, o->kernel, err);
+/* ---- all of it ------------------------------------------------------------------- */
 
-	if (ret)
-		return ret;
-	if (!with.cmdline)
-		with.cmdline = "";
-	if (is_elf(&f))
-		ret = boot_elf(vm, &with, &f, err);
-	else if (is_bzimage(&f))
-		ret = boot_bzimage(vm, &with, &f, err);
-	else
-		ret = err_set(
-			err, EINVAL, "%s: neither a bzImage nor an ELF kernel", f.name);
-	close_file(&f);
+int boot_load(struct vm *vm, struct boot *b, uint64_t rsdp, struct err *err)
+{
+	int ret;
+
+	b->rsdp = rsdp;
+	ret = is_elf(&b->kernel) ? boot_elf(vm, b, err) : boot_bzimage(vm, b, err);
+	rest_file(&b->kernel);
+	rest_file(&b->initrd);
 	return ret;
+}
+
+static int open_all(struct boot *b, const struct boot_options *o, struct err *err)
+{
+	int ret = open_file(&b->kernel, o->kernel, err);
+
+	if (ret == 0 && !is_elf(&b->kernel) && !is_bzimage(&b->kernel))
+		ret = err_set(err, EINVAL, "%s: neither a bzImage nor an ELF kernel",
+			o->kernel);
+	if (ret == 0 && o->initrd)
+		ret = open_file(&b->initrd, o->initrd, err);
+	b->cmdline = strdup(o->cmdline ? o->cmdline : "");
+	return ret == 0 && !b->cmdline ? err_errno(err, ENOMEM, "%s", o->kernel) : ret;
+}
+
+struct boot *boot_open(const struct boot_options *o, struct err *err)
+{
+	struct boot *b = calloc(1, sizeof(*b));
+
+	if (!b) {
+		err_errno(err, ENOMEM, "%s", o->kernel);
+	} else if (open_all(b, o, err)) {
+		boot_close(b);
+		b = NULL;
+	}
+	return b;
+}
+
+void boot_close(struct boot *b)
+{
+	if (!b)
+		return;
+	close_file(&b->kernel);
+	close_file(&b->initrd);
+	free(b->cmdline);
+	free(b);
 }

@@ -14,10 +14,16 @@
 
 struct boot_options {
 	const char *kernel, *initrd, *cmdline; /* paths; NULL for the last two: none */
-	uint64_t rsdp;			       /* where ACPI begins; 0: there is none */
 };
 
-/* -errno with err set. Blocks. */
-int boot_linux(struct vm *vm, const struct boot_options *o, struct err *err);
+struct boot;
+
+/* Opens the files; they are kept, since each reset loads them again, and nothing may be
+ * opened then any more. NULL with err set. Blocks. */
+struct boot *boot_open(const struct boot_options *o, struct err *err);
+void boot_close(struct boot *b);
+
+/* Puts all of it into the guest's memory; rsdp is where ACPI begins. -errno with err set. */
+int boot_load(struct vm *vm, struct boot *b, uint64_t rsdp, struct err *err);
 
 #endif

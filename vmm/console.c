@@ -48,7 +48,7 @@ static void handle_key(struct console *c, uint8_t key)
 	}
 	c->escaped = false;
 	if (key == 'x')
-		vm_ask(c->vm, VM_POWER_OFF);
+		vm_ask(c->vm, VM_QUIT);
 	else if (key == 'p')
 		power_press_button(c->power);
 	else if (key == ESCAPE)
@@ -79,7 +79,7 @@ static void *console_main(void *arg)
 		if (fds[0].revents)
 			break;
 		if (fds[1].revents) {
-			vm_ask(c->vm, VM_POWER_OFF);
+			vm_ask(c->vm, VM_QUIT);
 			fds[1].fd = -1;
 		}
 		if (fds[2].revents && !read_keys(c))

@@ -15,22 +15,26 @@ struct machine {
 	struct serial *serial;
 	struct power *power;
 	struct pci *pci;
+	struct boot *boot;
 	int console_in;
 };
+
+static int add_disk(
+	struct machine *m, const struct machine_disk *d, unsigned cpus, struct err *err)
+{
+	unsigned queues = MIN(d->queues ? d->queues : cpus, VIRTIO_QUEUES_MAX);
+	struct disk *disk;
+	int ret = disk_new(&m->vm, &d->disk, &disk, err);
+
+	return ret ? ret : virtio_blk_new(&m->vm, m->pci, disk, queues, err);
+}
 
 static int add_disks(struct machine *m, const struct machine_options *o, struct err *err)
 {
 	int ret = 0;
 
-	for (unsigned i = 0; i < o->n_disks && ret == 0; i++) {
-		const struct machine_disk *d = &o->disk[i];
-		struct virtio_blk_options blk = {.blk = d->blk,
-			.queues = MIN(d->queues ? d->queues : o->cpus, VIRTIO_QUEUES_MAX),
-			.serial = d->serial[0] ? d->serial : NULL,
-			.discard = d->discard};
-
-		ret = virtio_blk_new(&m->vm, m->pci, &blk, err);
-	}
+	for (unsigned i = 0; i < o->n_disks && ret == 0; i++)
+		ret = add_disk(m, &o->disk[i], o->cpus, err);
 	return ret;
 }
 
@@ -45,13 +49,25 @@ static int add_devices(
 	return ret ? ret : add_disks(m, o, err);
 }
 
-static int load(struct machine *m, const struct machine_options *o, struct err *err)
+/* At each reset. */
+static int load(struct vm *vm, void *arg, struct err *err)
+{
+	struct machine *m = arg;
+	uint64_t rsdp = 0;
+	int ret = acpi_install(vm, &rsdp, err);
+
+	return ret ? ret : boot_load(vm, m->boot, rsdp, err);
+}
+
+static int open_boot(struct machine *m, const struct machine_options *o, struct err *err)
 {
 	struct boot_options boot = {
 		.kernel = o->kernel, .initrd = o->initrd, .cmdline = o->cmdline};
-	int ret = acpi_install(&m->vm, &boot.rsdp, err);
 
-	return ret ? ret : boot_linux(&m->vm, &boot, err);
+	m->boot = boot_open(&boot, err);
+	m->vm.load = load;
+	m->vm.load_arg = m;
+	return m->boot ? 0 : -err->code;
 }
 
 struct machine *machine_new(const struct machine_options *o, struct err *err)
@@ -67,7 +83,7 @@ struct machine *machine_new(const struct machine_options *o, struct err *err)
 		free(m);
 		return NULL;
 	}
-	if (add_devices(m, o, err) || load(m, o, err)) {
+	if (open_boot(m, o, err) || add_devices(m, o, err)) {
 		machine_free(m);
 		return NULL;
 	}
@@ -89,5 +105,6 @@ int machine_run(struct machine *m, struct err *err)
 void machine_free(struct machine *m)
 {
 	vm_free(&m->vm);
+	boot_close(m->boot);
 	free(m);
 }

@@ -3,16 +3,13 @@
 #ifndef BYRE_VMM_MACHINE_H
 #define BYRE_VMM_MACHINE_H
 
-#include "block/blk.h"
-#include "vmm/memory.h"
+#include "vmm/disk.h"
 
 #define MACHINE_DISKS_MAX 24u
 
 struct machine_disk {
-	struct blk *blk; /* the caller's; closed after machine_free */
-	unsigned queues; /* 0: one for each vCPU */
-	char serial[21]; /* "": none */
-	bool discard;
+	struct disk_options disk; /* its blk is the caller's; closed after machine_free */
+	unsigned queues;	  /* 0: one for each vCPU */
 };
 
 struct machine_options {

@@ -34,7 +34,6 @@ enum {
 #define CAPABILITY_MSIX 0x11
 #define MSIX_ENABLE     0x80 /* of the upper byte of its control */
 #define MSIX_MASK_ALL   0x40
-#define MSIX_BAR        1
 #define MSIX_BYTES      4096
 #define MSIX_PENDING_AT 2048
 #define VECTOR_BYTES    16
@@ -177,7 +176,7 @@ static void msix_write(void *dev, uint64_t offset, unsigned bytes, uint64_t valu
 
 static const struct bus_ops msix_bus = {msix_read, msix_write};
 
-void pci_set_vectors(struct pci_function *f, unsigned vectors)
+void pci_set_vectors(struct pci_function *f, unsigned vectors, unsigned bar)
 {
 	unsigned at = pci_add_capability(f, CAPABILITY_MSIX, 12);
 
@@ -185,16 +184,23 @@ void pci_set_vectors(struct pci_function *f, unsigned vectors)
 	f->msix_capability = at;
 	le16_store(f->config + at + 2, (uint16_t)(f->vectors - 1));
 	f->writable[at + 3] = MSIX_ENABLE | MSIX_MASK_ALL;
-	le32_store(f->config + at + 4, MSIX_BAR);
-	le32_store(f->config + at + 8, MSIX_PENDING_AT | MSIX_BAR);
-	pci_set_bar(f, MSIX_BAR, MSIX_BYTES, &msix_bus, f);
+	le32_store(f->config + at + 4, bar);
+	le32_store(f->config + at + 8, MSIX_PENDING_AT | bar);
+	pci_set_bar(f, bar, MSIX_BYTES, &msix_bus, f);
 }
 
 /* ---- interrupt pin --------------------------------------------------------------- */
 
+/* As SeaBIOS has it for this host bridge, so that what it writes into configuration space is
+ * true, too. */
 unsigned pci_gsi(unsigned slot, unsigned pin)
 {
-	return (slot + pin) % 2 ? 11 : 10;
+	return (slot + pin + 3) % 4 < 2 ? 10 : 11;
+}
+
+uint32_t pci_window_start(const struct vm *vm)
+{
+	return (uint32_t)MAX(vm->memory.region[0].bytes, 2 * GiB);
 }
 
 /* Several slots share a line, which is high as long as one of them wants it. */
@@ -253,7 +259,8 @@ static void map_bar(struct pci_function *f, unsigned i)
 	if (base == bar->mapped)
 		return;
 	unmap_bar(f, bar);
-	if (base < MEMORY_HOLE_START || base + (uint64_t)bar->bytes > MEMORY_HOLE_END)
+	if (!base || base < f->vm->memory.region[0].bytes ||
+		base + (uint64_t)bar->bytes > MEMORY_HOLE_END)
 		return;
 	if (bus_add(&f->vm->mmio, base, bar->bytes, bar->ops, bar->dev))
 		return;
@@ -458,6 +465,43 @@ void pci_function_reset(struct pci_function *f)
 	map_bars(f);
 }
 
+/* The two states of a bit that the guest cannot change make it another device. */
+static void load_config(struct pci_function *f, struct state *s, const uint8_t *saved)
+{
+	for (unsigned i = 0; i < PCI_CONFIG_BYTES; i++) {
+		if (!state_check(s, !((f->config[i] ^ saved[i]) & ~f->writable[i]),
+			    "it was another PCI device"))
+			return;
+		f->config[i] = saved[i];
+	}
+}
+
+static void vector_state(struct pci_vector *v, struct state *s)
+{
+	state_u64(s, &v->address);
+	state_u32(s, &v->data);
+	state_u32(s, &v->control);
+	v->control &= VECTOR_MASKED;
+}
+
+void pci_function_state(struct pci_function *f, struct state *s)
+{
+	uint8_t config[PCI_CONFIG_BYTES];
+	bool intx = f->intx;
+
+	memcpy(config, f->config, sizeof(config));
+	state_bytes(s, config, sizeof(config));
+	for (unsigned i = 0; i < f->vectors; i++)
+		vector_state(&f->vector[i], s);
+	state_bytes(s, f->pending, sizeof(f->pending));
+	state_bool(s, &intx);
+	if (!state_loading(s) || state_ret(s, NULL))
+		return;
+	load_config(f, s, config);
+	map_bars(f);
+	pci_set_intx(f, intx);
+}
+
 /* ---- the host bridge ------------------------------------------------------------- */
 
 static void pci_reset(struct device *d)
@@ -466,6 +510,16 @@ static void pci_reset(struct device *d)
 
 	pci->address = 0;
 	pci->reset_control = 0;
+}
+
+static void pci_state(struct device *d, struct state *s, unsigned version)
+{
+	struct pci *pci = (struct pci *)d;
+
+	(void)version;
+	state_u32(s, &pci->address);
+	state_u8(s, &pci->reset_control);
+	pci_function_state(&pci->bridge, s);
 }
 
 static void pci_free(struct device *d)
@@ -481,6 +535,8 @@ static void pci_free(struct device *d)
 static const struct device_ops pci_ops = {
 	.name = "pci",
 	.reset = pci_reset,
+	.version = 1,
+	.state = pci_state,
 	.free = pci_free,
 };
 
@@ -499,7 +555,7 @@ int pci_new(struct vm *vm, struct pci **out, struct err *err)
 		return err_errno(err, ENOMEM, "pci");
 	pci->device.ops = &pci_ops;
 	pci->vm = vm;
-	pci->next_base = PCI_WINDOW_START;
+	pci->next_base = pci_window_start(vm);
 	pthread_mutex_init(&pci->lock, NULL);
 	pthread_mutex_init(&pci->pin_lock, NULL);
 	pci_function_init(&pci->bridge, vm, &i440fx);

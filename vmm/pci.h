@@ -15,8 +15,7 @@
 #define PCI_CONFIG_BYTES  256
 #define PCI_VECTORS_MAX	  128u
 #define PCI_NO_VECTOR	  0xffff
-#define PCI_WINDOW_START  MEMORY_HOLE_START /* of BARs */
-#define PCI_WINDOW_END	  0xfe000000ull
+#define PCI_WINDOW_END	  0xfe000000ull /* of BARs */
 
 struct pci;
 struct pci_function;
@@ -45,7 +44,7 @@ struct pci_function {
 	unsigned next_capability; /* where the next one goes */
 	uint8_t *last_link;
 
-	/* MSI-X: in BAR 1, when vectors is not 0. */
+	/* MSI-X, when vectors is not 0. */
 	unsigned vectors, msix_capability;
 	pthread_mutex_t lock; /* around what follows */
 	struct pci_vector vector[PCI_VECTORS_MAX];
@@ -69,19 +68,23 @@ void pci_function_init(struct pci_function *f, struct vm *vm, const struct pci_i
 unsigned pci_add_capability(struct pci_function *f, uint8_t id, unsigned bytes);
 void pci_set_bar(struct pci_function *f, unsigned i, uint32_t bytes, const struct bus_ops *ops,
 	void *dev);
-/* MSI-X with its table in BAR 1. */
-void pci_set_vectors(struct pci_function *f, unsigned vectors);
+/* MSI-X with its table in a BAR of its own. */
+void pci_set_vectors(struct pci_function *f, unsigned vectors, unsigned bar);
 /* Into the first free slot, or this one; -ENOSPC. */
 int pci_add(struct pci *pci, struct pci_function *f, int slot, struct err *err);
 void pci_remove(struct pci_function *f);
 void pci_function_reset(struct pci_function *f);
+/* Part of a device's section. Loading maps its BARs where they were. */
+void pci_function_state(struct pci_function *f, struct state *s);
 
 /* The MSI-X vector; with MSI-X off, and for PCI_NO_VECTOR, nothing. From any thread. */
 void pci_notify(struct pci_function *f, unsigned vector);
 bool pci_msix_enabled(struct pci_function *f);
 /* The pin, level-triggered. */
 void pci_set_intx(struct pci_function *f, bool high);
-/* GSI of a slot's pin, for the firmware's tables. */
+/* GSI of a slot's pin (0 = A), for the firmware's tables. */
 unsigned pci_gsi(unsigned slot, unsigned pin);
+/* Where the window for BARs begins: 2 GiB, or where RAM below 4 GiB ends. */
+uint32_t pci_window_start(const struct vm *vm);
 
 #endif

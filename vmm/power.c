@@ -37,6 +37,7 @@ void power_press_button(struct power *p)
 	p->status |= BUTTON;
 	update(p);
 	pthread_mutex_unlock(&p->lock);
+	vm_notify(p->vm, VM_EVENT_POWERDOWN);
 }
 
 static uint32_t timer_value(void)
@@ -130,6 +131,17 @@ static void power_reset(struct device *d)
 	pthread_mutex_unlock(&p->lock);
 }
 
+static void power_state(struct device *d, struct state *s, unsigned version)
+{
+	struct power *p = (struct power *)d;
+
+	(void)version;
+	state_u16(s, &p->status);
+	state_u16(s, &p->enable);
+	state_u16(s, &p->control);
+	update(p);
+}
+
 static void power_free(struct device *d)
 {
 	struct power *p = (struct power *)d;
@@ -141,6 +153,8 @@ static void power_free(struct device *d)
 static const struct device_ops power_ops = {
 	.name = "power",
 	.reset = power_reset,
+	.version = 1,
+	.state = power_state,
 	.free = power_free,
 };
 

@@ -126,6 +126,16 @@ static void rtc_reset(struct device *d)
 	r->cmos[STATUS_D] = D_VALID;
 }
 
+static void rtc_state(struct device *d, struct state *s, unsigned version)
+{
+	struct rtc *r = (struct rtc *)d;
+
+	(void)version;
+	state_u8(s, &r->index);
+	r->index &= CMOS_BYTES - 1;
+	state_bytes(s, r->cmos, sizeof(r->cmos));
+}
+
 static void rtc_free(struct device *d)
 {
 	struct rtc *r = (struct rtc *)d;
@@ -137,6 +147,8 @@ static void rtc_free(struct device *d)
 static const struct device_ops rtc_ops = {
 	.name = "rtc",
 	.reset = rtc_reset,
+	.version = 1,
+	.state = rtc_state,
 	.free = rtc_free,
 };
 

@@ -219,6 +219,29 @@ static void serial_reset(struct device *d)
 	pthread_mutex_unlock(&s->lock);
 }
 
+static void serial_state(struct device *d, struct state *st, unsigned version)
+{
+	struct serial *s = (struct serial *)d;
+	uint32_t first = s->first, n = s->n;
+
+	(void)version;
+	state_u8(st, &s->ier);
+	state_u8(st, &s->lcr);
+	state_u8(st, &s->mcr);
+	state_u8(st, &s->scratch);
+	state_bytes(st, s->divisor, sizeof(s->divisor));
+	state_bool(st, &s->fifo_on);
+	state_bool(st, &s->empty_pending);
+	state_bytes(st, s->in, sizeof(s->in));
+	state_u32(st, &first);
+	state_u32(st, &n);
+	if (state_check(st, first < FIFO && n <= FIFO, "more waits than there is room")) {
+		s->first = first;
+		s->n = n;
+	}
+	update(s);
+}
+
 static void serial_free(struct device *d)
 {
 	struct serial *s = (struct serial *)d;
@@ -230,6 +253,8 @@ static void serial_free(struct device *d)
 static const struct device_ops serial_ops = {
 	.name = "serial",
 	.reset = serial_reset,
+	.version = 1,
+	.state = serial_state,
 	.free = serial_free,
 };
 

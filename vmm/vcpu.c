@@ -111,6 +111,21 @@ static int set_lapic(struct vcpu *c)
 	return ioctl(c->fd, KVM_SET_LAPIC, &lapic) ? -errno : 0;
 }
 
+static int set_msrs(struct vcpu *c)
+{
+	struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) + sizeof(*msrs->entries));
+	int ret;
+
+	if (!msrs)
+		return -ENOMEM;
+	msrs->nmsrs = 1;
+	msrs->entries[0].index = MSR_MISC_ENABLE;
+	msrs->entries[0].data = FAST_STRINGS;
+	ret = ioctl(c->fd, KVM_SET_MSRS, msrs) < 0 ? -errno : 0;
+	free(msrs);
+	return ret;
+}
+
 int vcpu_new(struct vcpu *c, struct vm *vm, unsigned index, struct err *err)
 {
 	int ret;
@@ -126,6 +141,8 @@ int vcpu_new(struct vcpu *c, struct vm *vm, unsigned index, struct err *err)
 	}
 	ret = set_cpuid(c);
 	ret = ret ? ret : set_lapic(c);
+	ret = ret ? ret : set_msrs(c);
+	ret = ret ? ret : vcpu_keep(c);
 	return ret ? err_errno(err, -ret, "vCPU %u cannot be set up", index) : 0;
 }
 
@@ -138,6 +155,8 @@ void vcpu_free(struct vcpu *c)
 		munmap(c->run, c->vm->run_bytes);
 	if (c->fd >= 0)
 		close(c->fd);
+	state_free(c->initial);
+	c->initial = NULL;
 	c->run = NULL;
 	c->fd = -1;
 }
@@ -176,31 +195,11 @@ static int enter_flat(struct vcpu *c)
 	return 0;
 }
 
-static int set_msrs(struct vcpu *c)
-{
-	struct kvm_msrs *msrs = calloc(1, sizeof(*msrs) + sizeof(*msrs->entries));
-	int ret;
-
-	if (!msrs)
-		return -ENOMEM;
-	msrs->nmsrs = 1;
-	msrs->entries[0].index = MSR_MISC_ENABLE;
-	msrs->entries[0].data = FAST_STRINGS;
-	ret = ioctl(c->fd, KVM_SET_MSRS, msrs) < 0 ? -errno : 0;
-	free(msrs);
-	return ret;
-}
-
-/* KVM makes vCPUs as after power-on; the others wait for the first one to wake them. */
+/* The others wait for the first one to wake them. */
 int vcpu_reset(struct vcpu *c)
 {
-	struct kvm_mp_state state = {.mp_state = c->index ? KVM_MP_STATE_UNINITIALIZED
-							  : KVM_MP_STATE_RUNNABLE};
-	int ret;
+	int ret = vcpu_restore(c);
 
-	if (ioctl(c->fd, KVM_SET_MP_STATE, &state))
-		return -errno;
-	ret = set_msrs(c);
 	if (ret || c->index || !c->vm->entry)
 		return ret;
 	return enter_flat(c);

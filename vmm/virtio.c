@@ -29,6 +29,7 @@
 #define DEVICE_BASE 0x1040
 #define VENDOR_CAP  0x09
 #define BAR         4
+#define MSIX_BAR    1
 
 /* Where the structures lie in the BAR. */
 enum {
@@ -167,21 +168,11 @@ static int walk(struct virtio_chain *c, const uint8_t *table, unsigned entries,
 	return -EINVAL; /* it comes back to itself */
 }
 
-/* The next chain; NULL where there is none, or *ret is set. On the queue's loop. */
-static struct virtio_chain *take_chain(struct virtio_queue *q, int *ret)
+/* The chain that begins there. */
+static struct virtio_chain *chain_new(struct virtio_queue *q, uint16_t head, int *ret)
 {
-	uint8_t *avail = ring(q, q->avail);
-	uint16_t offered = (uint16_t)(load16(avail + 2) - q->next_avail);
-	struct virtio_chain *c;
+	struct virtio_chain *c = malloc(sizeof(*c));
 
-	*ret = 0;
-	if (!offered)
-		return NULL;
-	if (offered > q->size) {
-		*ret = -EINVAL;
-		return NULL;
-	}
-	c = malloc(sizeof(*c));
 	if (!c) {
 		*ret = -ENOMEM;
 		return NULL;
@@ -189,13 +180,52 @@ static struct virtio_chain *take_chain(struct virtio_queue *q, int *ret)
 	c->q = q;
 	c->n_out = c->n_in = 0;
 	c->out_bytes = c->in_bytes = 0;
-	c->head = load16(avail + RING_HEADER + 2 * (q->next_avail % q->size));
-	*ret = walk(c, ring(q, q->desc), q->size, c->head, false);
-	if (*ret) {
-		free(c);
+	c->head = head;
+	*ret = walk(c, ring(q, q->desc), q->size, head, false);
+	if (*ret == 0)
+		return c;
+	free(c);
+	return NULL;
+}
+
+static bool take_held(struct virtio_queue *q, uint16_t *head)
+{
+	bool there;
+
+	task_lock(&q->lock);
+	there = q->n_again > 0;
+	if (there) {
+		*head = q->held[0];
+		q->n_again--;
+		q->n_held--;
+		memmove(q->held, q->held + 1, q->n_held * sizeof(*q->held));
+	}
+	task_unlock(&q->lock);
+	return there;
+}
+
+/* The next chain; NULL where there is none, or *ret is set. On the queue's loop. A guest that
+ * offers more than there are descriptors has offered some twice. */
+static struct virtio_chain *next_chain(struct virtio_queue *q, int *ret)
+{
+	uint8_t *avail = ring(q, q->avail);
+	struct virtio_chain *c;
+	uint16_t offered, head;
+
+	*ret = 0;
+	if (take_held(q, &head))
+		return chain_new(q, head, ret);
+	offered = (uint16_t)(load16(avail + 2) - q->next_avail);
+	if (!offered)
+		return NULL;
+	if (offered > q->size || q->in_flight >= q->size) {
+		*ret = -EINVAL;
 		return NULL;
 	}
-	q->next_avail++;
+	c = chain_new(
+		q, load16(avail + RING_HEADER + 2 * (q->next_avail % q->size)), ret);
+	if (c)
+		q->next_avail++;
 	return c;
 }
 
@@ -217,12 +247,26 @@ static void interrupt(struct virtio_device *d, const uint16_t *vector, unsigned 
 	pci_set_intx(&d->pci, true);
 }
 
+/* The chain is not under way any more; it is told by its queue, as it may be gone. */
 static void ended(struct virtio_queue *q)
 {
 	task_lock(&q->lock);
 	q->in_flight--;
 	task_cond_broadcast(&q->changed);
 	task_unlock(&q->lock);
+}
+
+void virtio_hold(struct virtio_chain *c)
+{
+	struct virtio_queue *q = c->q;
+
+	task_lock(&q->lock);
+	assert(q->n_held <
+		VIRTIO_QUEUE_SIZE); /* in_flight is bounded by the queue's size */
+	q->held[q->n_held++] = c->head;
+	task_unlock(&q->lock);
+	free(c);
+	ended(q);
 }
 
 void virtio_done(struct virtio_chain *c, uint32_t written)
@@ -241,47 +285,10 @@ void virtio_done(struct virtio_chain *c, uint32_t written)
 	if (wants_interrupt(q))
 		interrupt(q->d, &q->vector, ISR_QUEUE);
 	free(c);
-}
-
-/* ---- serving --------------------------------------------------------------------- */
-
-static void serve_chain(void *arg)
-{
-	struct virtio_chain *c = arg;
-	struct virtio_queue *q = c->q;
-
-	q->d->ops->serve(q->d, c);
 	ended(q);
 }
 
-/* Starts what the guest has offered. */
-static void serve_offered(struct virtio_queue *q)
-{
-	struct virtio_chain *c;
-	int ret;
-
-	while ((c = take_chain(q, &ret))) {
-		task_lock(&q->lock);
-		q->in_flight++;
-		task_unlock(&q->lock);
-		if (task_spawn(NULL, serve_chain, c))
-			serve_chain(c);
-	}
-	if (ret == -EINVAL)
-		virtio_break(q->d, "a descriptor chain makes no sense");
-	else if (ret)
-		virtio_break(q->d, "there is no memory for a request");
-}
-
-static bool is_stopping(struct virtio_queue *q)
-{
-	bool stopping;
-
-	task_lock(&q->lock);
-	stopping = q->stopping;
-	task_unlock(&q->lock);
-	return stopping;
-}
+/* ---- serving --------------------------------------------------------------------- */
 
 /* Set by the guest under the lock, and by whoever finds the device broken without it. */
 static uint8_t status_of(const struct virtio_device *d)
@@ -294,20 +301,78 @@ static bool is_broken(const struct virtio_device *d)
 	return status_of(d) & STATUS_NEEDS_RESET;
 }
 
+struct virtio_chain *virtio_take(struct virtio_queue *q)
+{
+	struct virtio_chain *c;
+	int ret;
+
+	if (is_broken(q->d))
+		return NULL;
+	c = next_chain(q, &ret);
+	if (ret == -EINVAL)
+		virtio_break(q->d, "a descriptor chain makes no sense");
+	else if (ret)
+		virtio_break(q->d, "there is no memory for a request");
+	if (!c)
+		return NULL;
+	task_lock(&q->lock);
+	q->in_flight++;
+	task_unlock(&q->lock);
+	return c;
+}
+
+static void serve_chain(void *arg)
+{
+	struct virtio_chain *c = arg;
+
+	c->q->d->ops->serve(c->q->d, c);
+}
+
+/* Starts what the guest has offered. */
+static void serve_offered(struct virtio_queue *q)
+{
+	struct virtio_chain *c;
+
+	while ((c = virtio_take(q)))
+		if (task_spawn(NULL, serve_chain, c))
+			serve_chain(c);
+}
+
+bool virtio_stopping(struct virtio_queue *q)
+{
+	bool stopping;
+
+	task_lock(&q->lock);
+	stopping = q->stopping;
+	task_unlock(&q->lock);
+	return stopping;
+}
+
+void virtio_clear_event(struct virtio_queue *q)
+{
+	uint64_t count;
+
+	if (read(q->event_fd, &count, sizeof(count)) < 0)
+		return; /* it was clear */
+}
+
+bool virtio_has(const struct virtio_device *d, unsigned feature)
+{
+	return d->driver_features >> feature & 1;
+}
+
 /* What was offered before the machine stopped has its notification still to come, or not
  * any more: so it is looked at first. */
 static void queue_main(void *arg)
 {
 	struct virtio_queue *q = arg;
-	uint64_t count;
 
-	while (!is_stopping(q)) {
-		if (!is_broken(q->d))
+	if (!q->d->ops->run || !q->d->ops->run(q->d, q))
+		while (!virtio_stopping(q)) {
 			serve_offered(q);
-		aio_poll(q->event_fd, POLLIN, -1);
-		if (read(q->event_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-			break;
-	}
+			aio_poll(q->event_fd, POLLIN, -1);
+			virtio_clear_event(q);
+		}
 	task_lock(&q->lock);
 	while (q->in_flight)
 		task_cond_wait(&q->changed, &q->lock);
@@ -321,6 +386,7 @@ static int start_queue(struct virtio_queue *q)
 	struct err err = ERR_INIT;
 
 	q->stopping = q->stopped = false;
+	q->n_again = q->n_held;
 	q->loop = loop_start(&err);
 	if (!q->loop)
 		return -err.code;
@@ -372,7 +438,7 @@ static void start_serving(struct virtio_device *d)
 		struct virtio_queue *q = &d->queue[i];
 
 		if (q->enabled && start_queue(q)) {
-			vm_fail(d->vm, "%s: no thread for a queue", d->device.ops->name);
+			vm_fail(d->vm, "%s: no thread for a queue", d->ops->name);
 			return;
 		}
 	}
@@ -385,8 +451,8 @@ void virtio_break(struct virtio_device *d, const char *why)
 	if (old & STATUS_NEEDS_RESET)
 		return;
 	log_line(LOG_LEVEL_WARNING,
-		"%s in slot %u: %s; it waits for a reset by the guest",
-		d->device.ops->name, d->pci.slot, why);
+		"%s in slot %u: %s; it waits for a reset by the guest", d->ops->name,
+		d->pci.slot, why);
 	if (old & STATUS_DRIVER_OK)
 		interrupt(d, &d->config_vector, ISR_CONFIG);
 }
@@ -409,6 +475,7 @@ static void reset_queue(struct virtio_queue *q)
 	q->enabled = false;
 	q->desc = q->avail = q->used = 0;
 	q->next_avail = q->next_used = 0;
+	q->n_held = q->n_again = 0;
 }
 
 static void reset_device(struct virtio_device *d)
@@ -422,6 +489,8 @@ static void reset_device(struct virtio_device *d)
 	__atomic_store_n(&d->isr, 0, __ATOMIC_RELEASE);
 	for (unsigned i = 0; i < d->n_queues; i++)
 		reset_queue(&d->queue[i]);
+	if (d->ops->reset)
+		d->ops->reset(d);
 	pci_set_intx(&d->pci, false);
 }
 
@@ -748,13 +817,59 @@ static void virtio_free(struct device *dev)
 	d->ops->free(d);
 }
 
-static const struct device_ops virtio_ops = {
-	.name = "virtio",
-	.reset = virtio_reset,
-	.start = virtio_start,
-	.stop = virtio_stop,
-	.free = virtio_free,
-};
+/* ---- state ----------------------------------------------------------------------- */
+
+static void queue_state(struct virtio_queue *q, struct state *s)
+{
+	uint32_t held = q->n_held;
+
+	state_u16(s, &q->size);
+	state_u16(s, &q->vector);
+	state_bool(s, &q->enabled);
+	state_u64(s, &q->desc);
+	state_u64(s, &q->avail);
+	state_u64(s, &q->used);
+	state_u16(s, &q->next_avail);
+	state_u16(s, &q->next_used);
+	state_u32(s, &held);
+	if (!state_check(s,
+		    is_pow2(q->size) && q->size <= VIRTIO_QUEUE_SIZE && held <= q->size,
+		    "a queue's size cannot be") ||
+		!state_check(
+			s, !q->enabled || has_rings(q), "a queue does not lie in memory"))
+		q->enabled = false; /* it is never looked at */
+	else
+		q->n_held = held;
+	for (unsigned i = 0; i < q->n_held; i++)
+		state_u16(s, &q->held[i]);
+}
+
+static void virtio_state(struct device *dev, struct state *s, unsigned version)
+{
+	struct virtio_device *d = (struct virtio_device *)dev;
+	uint64_t features = d->features;
+	uint32_t queues = d->n_queues, isr = d->isr;
+
+	pci_function_state(&d->pci, s);
+	state_u64(s, &features);
+	state_u32(s, &queues);
+	state_check(s, features == d->features, "it offered other features");
+	state_check(s, queues == d->n_queues, "it had another number of queues");
+	state_u64(s, &d->driver_features);
+	state_u32(s, &d->feature_select);
+	state_u32(s, &d->driver_feature_select);
+	state_u16(s, &d->queue_select);
+	state_u16(s, &d->config_vector);
+	state_u8(s, &d->status);
+	state_u8(s, &d->config_generation);
+	state_u32(s, &isr);
+	state_bytes(s, d->config, d->config_bytes);
+	d->isr = isr;
+	for (unsigned i = 0; i < d->n_queues; i++)
+		queue_state(&d->queue[i], s);
+	if (d->ops->state)
+		d->ops->state(d, s, version);
+}
 
 int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot,
 	struct err *err)
@@ -768,14 +883,21 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 		.interrupts = true};
 
 	assert(d->n_queues && d->n_queues <= VIRTIO_QUEUES_MAX);
-	d->device.ops = &virtio_ops;
+	d->device_ops = (struct device_ops){.name = d->ops->name,
+		.reset = virtio_reset,
+		.start = virtio_start,
+		.stop = virtio_stop,
+		.version = d->ops->version,
+		.state = virtio_state,
+		.free = virtio_free};
+	d->device.ops = &d->device_ops;
 	d->vm = vm;
 	d->features |=
 		(uint64_t)1 << VIRTIO_F_VERSION_1 | (uint64_t)1 << VIRTIO_F_INDIRECT_DESC;
 	d->paused = true;
 	pthread_mutex_init(&d->lock, NULL);
 	pci_function_init(&d->pci, vm, &id);
-	pci_set_vectors(&d->pci, d->n_queues + 1);
+	pci_set_vectors(&d->pci, d->n_queues + 1, MSIX_BAR);
 	pci_set_bar(&d->pci, BAR, BAR_BYTES, &bar_bus, d);
 	d->pci.bar[BAR].moved = bar_moved;
 	add_capabilities(d);
@@ -791,6 +913,7 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 	}
 	if (pci_add(pci, &d->pci, slot, err))
 		return -err->code;
+	d->device.instance = d->pci.slot;
 	vm_add_device(vm, &d->device);
 	return 0;
 }

@@ -8,8 +8,10 @@
  * a descriptor says is read once, and a queue whose rings make no sense breaks the device
  * (DEVICE_NEEDS_RESET), never the process.
  *
- * A queue is served on a loop of its own, a thread of its own: virtio_queue_ops.serve runs
- * there as a task for each chain that was taken.
+ * A queue is served on a loop of its own, a thread of its own, in one of two ways. With
+ * ops->serve each chain that the guest offers is handed to it, as a task of its own. With
+ * ops->run the device has the loop to itself, and takes chains when it wants them, as a network
+ * card does that receives.
  */
 #ifndef BYRE_VMM_VIRTIO_H
 #define BYRE_VMM_VIRTIO_H
@@ -42,13 +44,24 @@ struct virtio_chain {
 };
 
 struct virtio_device_ops {
-	uint16_t id; /* 2 = block */
+	const char *name; /* "virtio-blk" */
+	uint16_t id;	  /* 2 = block */
 	uint32_t class_code;
-	/* Serves a chain and ends it (virtio_done). A task of the queue's loop; the chain is
-	 * the task's own and lies on the heap. */
+	/* Serves a chain and ends it (virtio_done) or keeps it for later (virtio_hold). The chain
+	 * is the task's own and lies on the heap. */
 	void (*serve)(struct virtio_device *d, struct virtio_chain *c);
+	/* Instead of serve, for queues where it returns true: serves the queue until
+	 * virtio_stopping(q), and then ends what it took. A task of the queue's loop. It
+	 * waits for the guest with aio_poll(q->event_fd) and then calls virtio_take until there
+	 * is no more; the file descriptor becomes readable, too, when it is to stop. */
+	bool (*run)(struct virtio_device *d, struct virtio_queue *q);
 	/* The guest wrote to the device's configuration. NULL: it is read-only. */
 	void (*config_written)(struct virtio_device *d, unsigned offset, unsigned bytes);
+	/* The guest reset it, or the machine was; queues do not run. NULL: nothing to do. */
+	void (*reset)(struct virtio_device *d);
+	/* What the device has beside queues and configuration; see device.h. NULL: nothing. */
+	void (*state)(struct virtio_device *d, struct state *s, unsigned version);
+	unsigned version; /* of all of its state, 1 and up */
 	void (*free)(struct virtio_device *d);
 };
 
@@ -65,6 +78,10 @@ struct virtio_queue {
 	/* On the loop. */
 	uint16_t next_avail;
 	unsigned in_flight;
+	/* Chains that were taken and not ended when the machine stopped, by their heads: they are
+	 * taken again, and first, when it starts. Under lock. */
+	uint16_t held[VIRTIO_QUEUE_SIZE];
+	unsigned n_held, n_again; /* in all; which may be taken: those from before the start */
 	bool stopping, stopped;
 	struct task_mutex lock;
 	struct task_cond changed;
@@ -74,6 +91,7 @@ struct virtio_queue {
 
 struct virtio_device {
 	struct device device; /* first */
+	struct device_ops device_ops;
 	const struct virtio_device_ops *ops;
 	struct vm *vm;
 	struct pci_function pci;
@@ -100,6 +118,16 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 
 /* Ends a chain, of which `written` bytes of its in-part were filled. */
 void virtio_done(struct virtio_chain *c, uint32_t written);
+/* The machine is stopping, and the chain is not served: it will be handed out again, as if it
+ * had never been, when the machine starts, here or where its state was loaded. Frees it. */
+void virtio_hold(struct virtio_chain *c);
+/* For ops->run: the next chain, NULL where there is none (or the device is broken). */
+struct virtio_chain *virtio_take(struct virtio_queue *q);
+bool virtio_stopping(struct virtio_queue *q);
+/* After aio_poll() said that event_fd is readable. */
+void virtio_clear_event(struct virtio_queue *q);
+/* Whether the driver has taken a feature. */
+bool virtio_has(const struct virtio_device *d, unsigned feature);
 /* The rings make no sense, or the device cannot go on. */
 void virtio_break(struct virtio_device *d, const char *why);
 /* After d->config was changed: the guest is told. */

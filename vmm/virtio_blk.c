@@ -11,6 +11,7 @@
 #include "vmm/virtio_blk.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +19,7 @@
 #include "base/iov.h"
 #include "base/math.h"
 
-#define SERIAL_BYTES 20
+#define SERIAL_BYTES 20ull
 #define RANGES_MAX   32u /* of one discard or write-zeroes request */
 
 enum feature {
@@ -67,18 +68,12 @@ struct range {
 
 struct virtio_blk {
 	struct virtio_device virtio; /* first */
-	struct blk *blk;
-	char serial[SERIAL_BYTES];
+	struct disk *disk;
 };
 
 static struct virtio_blk *blk_of(struct virtio_device *d)
 {
 	return (struct virtio_blk *)d;
-}
-
-static bool has(const struct virtio_device *d, enum feature f)
-{
-	return d->driver_features >> f & 1;
 }
 
 /* ---- requests -------------------------------------------------------------------- */
@@ -95,7 +90,7 @@ struct work {
 /* Whole sectors inside the disk. */
 static bool in_range(const struct work *w)
 {
-	uint64_t size = round_down(blk_size(w->v->blk), BLK_SECTOR);
+	uint64_t size = round_down(disk_bytes(w->v->disk), BLK_SECTOR);
 
 	return w->bytes % BLK_SECTOR == 0 && w->bytes <= BLK_MAX_REQUEST &&
 	       le64_get(w->header.sector) <= size / BLK_SECTOR &&
@@ -106,24 +101,24 @@ static int do_read(struct work *w)
 {
 	if (!in_range(w))
 		return -EINVAL;
-	return w->bytes ? blk_preadv(w->v->blk, w->offset, w->data, w->n_data, 0) : 0;
+	return w->bytes ? disk_read(w->v->disk, w->offset, w->data, w->n_data) : 0;
 }
 
 static int do_write(struct work *w)
 {
-	unsigned flags = has(&w->v->virtio, F_FLUSH) ? 0 : BLK_FUA;
+	unsigned flags = virtio_has(&w->v->virtio, F_FLUSH) ? 0 : BLK_FUA;
 
-	if (blk_read_only(w->v->blk))
+	if (w->v->disk->read_only)
 		return -EROFS;
 	if (!in_range(w))
 		return -EINVAL;
-	return w->bytes ? blk_pwritev(w->v->blk, w->offset, w->data, w->n_data, flags)
+	return w->bytes ? disk_write(w->v->disk, w->offset, w->data, w->n_data, flags)
 			: 0;
 }
 
 static int do_range(struct work *w, const struct range *r, bool zeroes)
 {
-	uint64_t size = blk_size(w->v->blk) / BLK_SECTOR;
+	uint64_t size = disk_bytes(w->v->disk) / BLK_SECTOR;
 	uint64_t sector = le64_get(r->sector), sectors = le32_get(r->sectors);
 	unsigned flags = le32_get(r->flags);
 
@@ -133,10 +128,11 @@ static int do_range(struct work *w, const struct range *r, bool zeroes)
 	if (!sectors)
 		return 0;
 	if (!zeroes)
-		return blk_discard(w->v->blk, sector * BLK_SECTOR, sectors * BLK_SECTOR);
-	return blk_zero(w->v->blk, sector * BLK_SECTOR, sectors * BLK_SECTOR,
+		return disk_discard(
+			w->v->disk, sector * BLK_SECTOR, sectors * BLK_SECTOR);
+	return disk_zero(w->v->disk, sector * BLK_SECTOR, sectors * BLK_SECTOR,
 		(flags & RANGE_UNMAP ? BLK_MAY_UNMAP : 0) |
-			(has(&w->v->virtio, F_FLUSH) ? 0 : BLK_FUA));
+			(virtio_has(&w->v->virtio, F_FLUSH) ? 0 : BLK_FUA));
 }
 
 static int do_ranges(struct work *w, bool zeroes)
@@ -144,7 +140,7 @@ static int do_ranges(struct work *w, bool zeroes)
 	struct range r;
 	int ret = 0;
 
-	if (blk_read_only(w->v->blk))
+	if (w->v->disk->read_only)
 		return -EROFS;
 	if (!w->bytes || w->bytes % sizeof(r) || w->bytes / sizeof(r) > RANGES_MAX)
 		return -EINVAL;
@@ -157,9 +153,10 @@ static int do_ranges(struct work *w, bool zeroes)
 
 static int get_id(struct work *w)
 {
-	size_t bytes = MIN(w->bytes, (uint64_t)SERIAL_BYTES);
+	char serial[DISK_SERIAL_MAX] = "";
 
-	iov_from_buf(w->data, w->n_data, 0, w->v->serial, bytes);
+	strcpy(serial, w->v->disk->serial);
+	iov_from_buf(w->data, w->n_data, 0, serial, MIN(w->bytes, SERIAL_BYTES));
 	return 0;
 }
 
@@ -171,13 +168,15 @@ static int do_work(struct work *w)
 	case TYPE_OUT:
 		return do_write(w);
 	case TYPE_FLUSH:
-		return blk_flush(w->v->blk);
+		return disk_flush(w->v->disk);
 	case TYPE_GET_ID:
 		return get_id(w);
 	case TYPE_DISCARD:
-		return has(&w->v->virtio, F_DISCARD) ? do_ranges(w, false) : -ENOTSUP;
+		return virtio_has(&w->v->virtio, F_DISCARD) ? do_ranges(w, false)
+							    : -ENOTSUP;
 	case TYPE_WRITE_ZEROES:
-		return has(&w->v->virtio, F_WRITE_ZEROES) ? do_ranges(w, true) : -ENOTSUP;
+		return virtio_has(&w->v->virtio, F_WRITE_ZEROES) ? do_ranges(w, true)
+								 : -ENOTSUP;
 	default:
 		return -ENOTSUP;
 	}
@@ -222,6 +221,7 @@ static void serve(struct virtio_device *d, struct virtio_chain *c)
 	struct work w = {.v = blk_of(d), .c = c};
 	uint8_t status;
 	uint32_t written = 1;
+	int ret;
 
 	if (!segments || !parse(&w, segments)) {
 		free(segments);
@@ -229,7 +229,13 @@ static void serve(struct virtio_device *d, struct virtio_chain *c)
 		virtio_done(c, 0);
 		return;
 	}
-	status = status_of(do_work(&w));
+	ret = do_work(&w);
+	if (ret == -ECANCELED) {
+		free(segments);
+		virtio_hold(c);
+		return;
+	}
+	status = status_of(ret);
 	if (takes_data(le32_get(w.header.type)) && status == STATUS_OK)
 		written += (uint32_t)w.bytes;
 	iov_from_buf(c->iov + c->n_out, (int)c->n_in, c->in_bytes - 1, &status, 1);
@@ -245,34 +251,52 @@ static void blk_device_free(struct virtio_device *d)
 }
 
 static const struct virtio_device_ops ops = {
+	.name = "virtio-blk",
 	.id = 2,
 	.class_code = 0x010000, /* SCSI storage, as others call it */
+	.version = 1,
 	.serve = serve,
 	.free = blk_device_free,
 };
 
-static void fill_config(struct virtio_blk *v, const struct virtio_blk_options *o)
+static void set_capacity(struct virtio_blk *v)
+{
+	le64_store(v->virtio.config + CAPACITY, disk_bytes(v->disk) / BLK_SECTOR);
+}
+
+/* The disk has another size (5.2.6.1). */
+static void resized(void *front)
+{
+	struct virtio_blk *v = front;
+
+	pthread_mutex_lock(&v->virtio.lock);
+	set_capacity(v);
+	pthread_mutex_unlock(&v->virtio.lock);
+	virtio_config_changed(&v->virtio);
+}
+
+static void fill_config(struct virtio_blk *v, unsigned queues)
 {
 	uint8_t *config = v->virtio.config;
 	uint64_t features = 1u << F_SEG_MAX | 1u << F_BLK_SIZE | 1u << F_FLUSH;
 	uint32_t most = BLK_MAX_REQUEST / BLK_SECTOR;
 
 	v->virtio.config_bytes = CONFIG_BYTES;
-	le64_store(config + CAPACITY, blk_size(o->blk) / BLK_SECTOR);
+	set_capacity(v);
 	le32_store(config + SEG_MAX, VIRTIO_QUEUE_SIZE - 2);
 	le32_store(config + BLOCK_SIZE, BLK_SECTOR);
-	le16_store(config + QUEUES, (uint16_t)o->queues);
-	if (o->queues > 1)
+	le16_store(config + QUEUES, (uint16_t)queues);
+	if (queues > 1)
 		features |= 1u << F_MQ;
-	if (blk_read_only(o->blk))
+	if (v->disk->read_only)
 		features |= 1u << F_RO;
-	if (!blk_read_only(o->blk)) {
+	if (!v->disk->read_only) {
 		features |= 1u << F_WRITE_ZEROES;
 		le32_store(config + MAX_ZEROES_SECTORS, most);
 		le32_store(config + MAX_ZEROES_RANGES, 1);
-		config[ZEROES_MAY_UNMAP] = o->discard;
+		config[ZEROES_MAY_UNMAP] = v->disk->discard;
 	}
-	if (!blk_read_only(o->blk) && o->discard) {
+	if (!v->disk->read_only && v->disk->discard) {
 		features |= 1u << F_DISCARD;
 		le32_store(config + MAX_DISCARD_SECTORS, most);
 		le32_store(config + MAX_DISCARD_RANGES, RANGES_MAX);
@@ -281,7 +305,7 @@ static void fill_config(struct virtio_blk *v, const struct virtio_blk_options *o
 	v->virtio.features = features;
 }
 
-int virtio_blk_new(struct vm *vm, struct pci *pci, const struct virtio_blk_options *o,
+int virtio_blk_new(struct vm *vm, struct pci *pci, struct disk *disk, unsigned queues,
 	struct err *err)
 {
 	struct virtio_blk *v = calloc(1, sizeof(*v));
@@ -290,13 +314,18 @@ int virtio_blk_new(struct vm *vm, struct pci *pci, const struct virtio_blk_optio
 	if (!v)
 		return err_errno(err, ENOMEM, "virtio-blk");
 	v->virtio.ops = &ops;
-	v->virtio.n_queues = o->queues;
-	v->blk = o->blk;
-	if (o->serial)
-		memcpy(v->serial, o->serial, strnlen(o->serial, SERIAL_BYTES));
-	fill_config(v, o);
+	v->virtio.n_queues = queues;
+	v->disk = disk;
+	fill_config(v, queues);
 	ret = virtio_add(&v->virtio, vm, pci, -1, err);
-	if (ret)
+	if (ret) {
 		free(v);
-	return ret;
+		return ret;
+	}
+	disk->iface = "virtio";
+	disk->front = v;
+	disk->resized = resized;
+	snprintf(disk->boot_path, sizeof(disk->boot_path), "/pci@i0cf8/scsi@%x/disk@0,0",
+		v->virtio.pci.slot);
+	return 0;
 }

@@ -71,17 +71,26 @@ static int make_vm(struct vm *vm, struct err *err)
 	return 0;
 }
 
+int vm_set_slot(struct vm *vm, unsigned slot, uint64_t base, uint64_t bytes, void *host,
+	bool read_only)
+{
+	struct kvm_userspace_memory_region region = {.slot = slot,
+		.flags = read_only ? KVM_MEM_READONLY : 0,
+		.guest_phys_addr = base,
+		.memory_size = bytes,
+		.userspace_addr = (uintptr_t)host};
+
+	return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region) ? -errno : 0;
+}
+
 static int give_memory(struct vm *vm, struct err *err)
 {
 	for (unsigned i = 0; i < vm->memory.n; i++) {
 		const struct memory_region *r = &vm->memory.region[i];
-		struct kvm_userspace_memory_region slot = {.slot = i,
-			.guest_phys_addr = r->base,
-			.memory_size = r->bytes,
-			.userspace_addr = (uintptr_t)r->host};
+		int ret = vm_set_slot(vm, i, r->base, r->bytes, r->host, false);
 
-		if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot))
-			return err_errno(err, errno, "/dev/kvm: cannot give it %llu MiB",
+		if (ret)
+			return err_errno(err, -ret, "/dev/kvm: cannot give it %llu MiB",
 				(unsigned long long)(r->bytes >> 20));
 	}
 	return 0;
@@ -116,6 +125,7 @@ int vm_new(struct vm *vm, const struct memory_options *memory, unsigned cpus,
 	ret = ret ? ret : make_vm(vm, err);
 	ret = ret ? ret : memory_new(&vm->memory, memory, err);
 	ret = ret ? ret : give_memory(vm, err);
+	ret = ret ? ret : vm_keep_chips(vm, err);
 	ret = ret ? ret : make_vcpus(vm, err);
 	if (ret)
 		vm_free(vm);
@@ -152,6 +162,7 @@ void vm_free(struct vm *vm)
 		vm->devices = d->next;
 		d->ops->free(d);
 	}
+	state_free(vm->initial);
 	if (vm->fd >= 0)
 		close(vm->fd);
 	if (vm->kvm_fd >= 0)
@@ -163,7 +174,7 @@ void vm_free(struct vm *vm)
 	pthread_mutex_destroy(&vm->lock);
 }
 
-/* ---- running --------------------------------------------------------------------- */
+/* ---- asking ---------------------------------------------------------------------- */
 
 void vm_ask(struct vm *vm, enum vm_request request)
 {
@@ -189,28 +200,84 @@ void vm_fail(struct vm *vm, const char *fmt, ...)
 	vm_ask(vm, VM_FAILED);
 }
 
-static void each_device(struct vm *vm, void (*fn)(struct device *d))
+static void want(struct vm *vm, enum vm_status status)
 {
+	pthread_mutex_lock(&vm->lock);
+	vm->wanted = status;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* Why it was first stopped stands. Whoever goes on before it had stopped lets it stop all the
+ * same: devices keep requests until then. */
+void vm_pause(struct vm *vm, enum vm_status why)
+{
+	pthread_mutex_lock(&vm->lock);
+	if (vm->wanted == VM_STATUS_RUNNING)
+		vm->wanted = why;
+	vm->stop_once = true;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_resume(struct vm *vm)
+{
+	want(vm, VM_STATUS_RUNNING);
+}
+
+enum vm_status vm_status(struct vm *vm)
+{
+	enum vm_status status;
+
+	pthread_mutex_lock(&vm->lock);
+	status = vm->wanted;
+	pthread_mutex_unlock(&vm->lock);
+	return status;
+}
+
+bool vm_stopping(struct vm *vm)
+{
+	return __atomic_load_n(&vm->stopping, __ATOMIC_ACQUIRE);
+}
+
+int vm_call(struct vm *vm, void (*fn)(void *arg), void *arg)
+{
+	struct vm_call call = {.fn = fn, .arg = arg}, **last = &vm->calls;
+
+	pthread_mutex_lock(&vm->lock);
+	while (*last)
+		last = &(*last)->next;
+	if (!vm->ended)
+		*last = &call;
+	pthread_cond_broadcast(&vm->changed);
+	while (!call.done && !vm->ended)
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	pthread_mutex_unlock(&vm->lock);
+	return call.done ? 0 : -ESHUTDOWN;
+}
+
+void vm_notify(struct vm *vm, enum vm_event event)
+{
+	if (vm->notify)
+		vm->notify(vm->notify_arg, event);
+}
+
+/* ---- running --------------------------------------------------------------------- */
+
+static void start_devices(struct vm *vm)
+{
+	__atomic_store_n(&vm->stopping, false, __ATOMIC_RELEASE);
 	for (struct device *d = vm->devices; d; d = d->next)
-		fn(d);
+		if (d->ops->start)
+			d->ops->start(d);
 }
 
-static void start_device(struct device *d)
+static void stop_devices(struct vm *vm)
 {
-	if (d->ops->start)
-		d->ops->start(d);
-}
-
-static void stop_device(struct device *d)
-{
-	if (d->ops->stop)
-		d->ops->stop(d);
-}
-
-static void reset_device(struct device *d)
-{
-	if (d->ops->reset)
-		d->ops->reset(d);
+	__atomic_store_n(&vm->stopping, true, __ATOMIC_RELEASE);
+	for (struct device *d = vm->devices; d; d = d->next)
+		if (d->ops->stop)
+			d->ops->stop(d);
 }
 
 /* Until every vCPU has left the guest. The lock is held. */
@@ -223,14 +290,28 @@ static void stop_vcpus(struct vm *vm)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 }
 
-static int reset(struct vm *vm)
+int vm_reset(struct vm *vm)
 {
 	int ret = 0;
 
-	each_device(vm, reset_device);
+	for (struct device *d = vm->devices; d; d = d->next)
+		if (d->ops->reset)
+			d->ops->reset(d);
+	ret = vm_reset_chips(vm);
 	for (unsigned i = 0; i < vm->cpus && ret == 0; i++)
 		ret = vcpu_reset(&vm->vcpu[i]);
 	return ret;
+}
+
+/* Loading comes first: it says where the boot processor begins. */
+static int begin_anew(struct vm *vm, struct err *err)
+{
+	int ret = vm->load ? vm->load(vm, vm->load_arg, err) : 0;
+
+	if (ret)
+		return ret;
+	ret = vm_reset(vm);
+	return ret ? err_errno(err, -ret, "a vCPU cannot be reset") : 0;
 }
 
 static int start_threads(struct vm *vm, struct err *err)
@@ -242,42 +323,115 @@ static int start_threads(struct vm *vm, struct err *err)
 	return ret;
 }
 
-/* What is to be done next, when no vCPU runs any more. */
-static enum vm_request run_until_asked(struct vm *vm)
+/* The lock is held for the next two. */
+static bool is_asked(const struct vm *vm)
 {
-	enum vm_request request;
+	return vm->request || vm->calls;
+}
 
-	each_device(vm, start_device);
+static void answer_calls(struct vm *vm)
+{
+	while (vm->calls) {
+		struct vm_call *call = vm->calls;
+
+		pthread_mutex_unlock(&vm->lock);
+		call->fn(call->arg);
+		pthread_mutex_lock(&vm->lock);
+		vm->calls = call->next;
+		call->done = true;
+		pthread_cond_broadcast(&vm->changed);
+	}
+}
+
+/* In the guest, until somebody wants something else. The lock is held, and given up while
+ * devices are told. */
+static void run_guest(struct vm *vm)
+{
+	pthread_mutex_unlock(&vm->lock);
+	vm_start_clock(vm);
+	start_devices(vm);
 	pthread_mutex_lock(&vm->lock);
 	vm->running = true;
 	pthread_cond_broadcast(&vm->changed);
-	while (vm->request == VM_NOTHING)
+	while (!is_asked(vm) && vm->wanted == VM_STATUS_RUNNING && !vm->stop_once)
 		pthread_cond_wait(&vm->changed, &vm->lock);
+	vm->stop_once = false;
 	stop_vcpus(vm);
+	pthread_mutex_unlock(&vm->lock);
+	stop_devices(vm);
+	vm_stop_clock(vm);
+	pthread_mutex_lock(&vm->lock);
+}
+
+/* The next request; runs, stands and answers calls until there is one. */
+static enum vm_request next_request(struct vm *vm, bool *ran)
+{
+	enum vm_request request;
+
+	pthread_mutex_lock(&vm->lock);
+	while (!vm->request) {
+		bool runs = vm->wanted == VM_STATUS_RUNNING;
+
+		if (vm->calls) {
+			answer_calls(vm);
+			continue;
+		}
+		if (runs != *ran) {
+			*ran = runs;
+			pthread_mutex_unlock(&vm->lock);
+			vm_notify(vm, runs ? VM_EVENT_RESUME : VM_EVENT_STOP);
+			pthread_mutex_lock(&vm->lock);
+		} else if (runs) {
+			run_guest(vm);
+		} else {
+			pthread_cond_wait(&vm->changed, &vm->lock);
+		}
+	}
 	request = vm->request;
 	vm->request = VM_NOTHING;
 	pthread_mutex_unlock(&vm->lock);
-	each_device(vm, stop_device);
 	return request;
+}
+
+/* Whether that is the end. */
+static bool handle_request(
+	struct vm *vm, enum vm_request request, int *ret, struct err *err)
+{
+	if (request == VM_FAILED) {
+		*ret = err_set(err, EIO, "%s", vm->failure);
+		return true;
+	}
+	if (request == VM_RESET && !vm->no_reboot) {
+		vm_notify(vm, VM_EVENT_RESET);
+		*ret = begin_anew(vm, err);
+		return *ret != 0;
+	}
+	vm_notify(vm, VM_EVENT_SHUTDOWN);
+	if (!vm->no_shutdown || request == VM_QUIT)
+		return true;
+	want(vm, VM_STATUS_SHUTDOWN);
+	return false;
+}
+
+static void end(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->ended = true;
+	vm->calls = NULL;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
 }
 
 int vm_run(struct vm *vm, struct err *err)
 {
-	enum vm_request request;
+	bool ran = vm->wanted == VM_STATUS_RUNNING, over = false;
 	int ret = start_threads(vm, err);
 
-	if (ret)
-		return ret;
-	do {
-		ret = reset(vm);
-		if (ret)
-			return err_errno(err, -ret, "a vCPU cannot be reset");
-		request = run_until_asked(vm);
-	} while (request == VM_RESET && !vm->entry);
-	/* A kernel that was loaded into memory is not there any more: its end is the end. */
-	if (request == VM_FAILED)
-		return err_set(err, EIO, "%s", vm->failure);
-	return 0;
+	ret = ret ? ret : begin_anew(vm, err);
+	while (ret == 0 && !over)
+		over = handle_request(vm, next_request(vm, &ran), &ret, err);
+	end(vm);
+	return ret;
 }
 
 /* ---- interrupts ------------------------------------------------------------------ */

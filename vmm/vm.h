@@ -3,8 +3,9 @@
  * One virtual machine: an ordinary process, each vCPU a thread of it. Everything hangs off
  * struct vm; there are no globals.
  *
- * States: STOPPED (no vCPU runs) ⇄ RUNNING; ENDED is for good. Who wants a change asks
- * (vm_request); the thread in vm_run() makes it when every vCPU has left the guest.
+ * States: STOPPED (no vCPU runs, devices stand still) ⇄ RUNNING; ENDED is for good. Who wants
+ * a change asks, from any thread; the thread in vm_run() makes it when every vCPU has left
+ * the guest.
  */
 #ifndef BYRE_VMM_VM_H
 #define BYRE_VMM_VM_H
@@ -23,8 +24,26 @@
 enum vm_request {
 	VM_NOTHING,
 	VM_RESET,
-	VM_POWER_OFF,
-	VM_FAILED, /* vm->failure says why */
+	VM_POWER_OFF, /* by the guest */
+	VM_QUIT,      /* by its owner */
+	VM_FAILED,    /* vm->failure says why */
+};
+
+/* Why it stands, or that it does not. */
+enum vm_status {
+	VM_STATUS_RUNNING,
+	VM_STATUS_PRELAUNCH, /* was never started */
+	VM_STATUS_PAUSED,
+	VM_STATUS_IO_ERROR, /* a disk failed, and its policy says stop */
+	VM_STATUS_SHUTDOWN, /* the guest turned it off, and it is kept */
+};
+
+enum vm_event {
+	VM_EVENT_STOP,
+	VM_EVENT_RESUME,
+	VM_EVENT_RESET,
+	VM_EVENT_POWERDOWN, /* the button was pressed */
+	VM_EVENT_SHUTDOWN,
 };
 
 struct vcpu {
@@ -34,7 +53,16 @@ struct vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool started;
-	uint64_t exits, pio_exits, mmio_exits;
+	uint64_t exits, pio_exits, mmio_exits; /* its thread writes, anybody reads */
+	struct state *initial; /* as KVM made it: what a reset goes back to */
+};
+
+/* Work for the thread in vm_run() while the machine stands still. */
+struct vm_call {
+	void (*fn)(void *arg);
+	void *arg;
+	bool done;
+	struct vm_call *next;
 };
 
 struct vm {
@@ -43,19 +71,36 @@ struct vm {
 	struct memory memory;
 	struct bus pio, mmio;
 	struct device *devices;
+	struct disk *disks; /* disk.h */
 	struct vcpu *vcpu;
 	unsigned cpus;
 	/* Where the boot processor begins, flat 32-bit protected mode; entry 0: at the reset
 	 * vector. */
 	uint32_t entry, entry_ebx, entry_esi;
+	struct state *initial; /* of KVM's chips */
+	uint64_t clock;	       /* KVM's, when it was stopped; 0: it runs on */
+
+	/* Puts what is to be started into memory, at each reset; NULL: firmware needs nothing. */
+	int (*load)(struct vm *vm, void *arg, struct err *err);
+	void *load_arg;
+	bool no_reboot;	  /* a reset ends it */
+	bool no_shutdown; /* when the guest turns it off it stays, stopped */
+	/* What happened, from any thread; NULL: nobody wants to know. */
+	void (*notify)(void *arg, enum vm_event event);
+	void *notify_arg;
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	/* Under the lock. */
 	enum vm_request request;
+	enum vm_status wanted; /* RUNNING, or why it is to stand */
+	bool stop_once;	       /* it is to come to rest, be it only for a moment */
+	struct vm_call *calls;
 	bool running;	 /* vCPUs may be in the guest */
 	unsigned inside; /* vCPUs that are, or are about to be */
 	bool ending;
+	bool ended; /* vm_run() has returned, or is about to */
+	bool stopping; /* atomic, too: devices are to come to rest */
 	char failure[256];
 };
 
@@ -64,11 +109,38 @@ int vm_new(struct vm *vm, const struct memory_options *memory, unsigned cpus, st
 void vm_add_device(struct vm *vm, struct device *d); /* the VM's from then on */
 void vm_free(struct vm *vm);
 
-/* Runs until it is powered off: 0. -EIO with err set where a vCPU failed. One thread calls. */
+/* A range of memory that KVM backs by host memory: RAM, or with read_only ROM, where writes
+ * come to the bus. bytes 0 takes the slot away. */
+int vm_set_slot(struct vm *vm, unsigned slot, uint64_t base, uint64_t bytes, void *host,
+	bool read_only);
+#define VM_SLOT_ROM 8u /* from here on; below it is RAM */
+
+/* Runs until it is powered off: 0. -EIO with err set where a vCPU failed. One thread calls. With
+ * vm->wanted other than RUNNING it begins standing still. */
 int vm_run(struct vm *vm, struct err *err);
 /* From any thread, devices included. */
 void vm_ask(struct vm *vm, enum vm_request request);
 void vm_fail(struct vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* To stand still, and why; returns at once. It stands when a vm_call() has been answered. */
+void vm_pause(struct vm *vm, enum vm_status why);
+void vm_resume(struct vm *vm);
+enum vm_status vm_status(struct vm *vm);
+/* Whether devices are coming to rest: who would wait for long gives up. */
+bool vm_stopping(struct vm *vm);
+/* Calls fn in the thread of vm_run() while no vCPU and no device runs; then the machine goes
+ * on, or stands, as before. Waits for it. Not from vCPUs, devices or fn. -ESHUTDOWN: it ended. */
+int vm_call(struct vm *vm, void (*fn)(void *arg), void *arg);
+void vm_notify(struct vm *vm, enum vm_event event);
+
+/* The state of KVM's part, vCPUs and all devices, in their order. Only while it stands. */
+void vm_state(struct vm *vm, struct state *s);
+/* vm_state.c: KVM's interrupt controllers, timer and clock. */
+int vm_keep_chips(struct vm *vm, struct err *err); /* as a reset will make them again */
+int vm_reset_chips(struct vm *vm);
+void vm_stop_clock(struct vm *vm);
+void vm_start_clock(struct vm *vm);
+/* As after power-on, without what vm->load loads. Only while it stands. 0 or -errno. */
+int vm_reset(struct vm *vm);
 
 /* Interrupts. GSI 0 to 15 are the ISA lines; level-triggered ones stay as set. */
 void vm_set_irq(struct vm *vm, unsigned gsi, bool high);
@@ -80,6 +152,11 @@ int vcpu_new(struct vcpu *c, struct vm *vm, unsigned index, struct err *err);
 int vcpu_start(struct vcpu *c, struct err *err); /* its thread; waits for vm->running */
 void vcpu_kick(struct vcpu *c);			 /* leaves the guest soon */
 int vcpu_reset(struct vcpu *c);			 /* not while it runs; 0 or -errno */
+
+/* vcpu_state.c: its section, both ways. A reset loads what vcpu_keep kept. */
+void vcpu_state(struct vcpu *c, struct state *s);
+int vcpu_keep(struct vcpu *c);
+int vcpu_restore(struct vcpu *c);
 void vcpu_free(struct vcpu *c);
 
 #endif

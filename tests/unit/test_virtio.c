@@ -157,8 +157,9 @@ static unsigned request(
 static int make(void **state)
 {
 	struct memory_options memory = {.bytes = 16 * MiB};
-	struct virtio_blk_options blk = {.queues = 2, .serial = "disk0", .discard = true};
+	struct disk_options o = {.serial = "disk0", .discard = true};
 	struct err err = ERR_INIT;
+	struct disk *disk;
 
 	(void)state;
 	memset(&m, 0, sizeof(m));
@@ -169,11 +170,12 @@ static int make(void **state)
 	bus_init(&m.vm.mmio);
 	assert_int_equal(memory_new(&m.vm.memory, &memory, &err), 0);
 	assert_int_equal(pci_new(&m.vm, &m.pci, &err), 0);
-	blk.blk = m.disk =
+	o.blk = m.disk =
 		blk_open("mem:virtio", NULL, BLK_O_RDWR | BLK_O_PROTOCOL, &err);
 	assert_non_null(m.disk);
 	assert_int_equal(blk_resize(m.disk, DISK_BYTES, BLK_PREALLOC_OFF, &err), 0);
-	assert_int_equal(virtio_blk_new(&m.vm, m.pci, &blk, &err), 0);
+	assert_int_equal(disk_new(&m.vm, &o, &disk, &err), 0);
+	assert_int_equal(virtio_blk_new(&m.vm, m.pci, disk, 2, &err), 0);
 	for (struct device *d = m.vm.devices; d; d = d->next) {
 		if (d->ops->reset)
 			d->ops->reset(d);

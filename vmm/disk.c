@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Disks between devices and the block layer. See disk.h. */
+#include "vmm/disk.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/iov.h"
+#include "base/log.h"
+#include "base/math.h"
+#include "base/task.h"
+
+#define SECOND   1000000000ull
+#define BURST_NS (SECOND / 10) /* that much of its rate may be used at once */
+#define NAP_NS   (SECOND / 50)
+
+const char *const disk_policy_names[] = {"report", "ignore", "stop", "enospc", NULL};
+
+uint64_t disk_bytes(const struct disk *d)
+{
+	return blk_size(d->blk);
+}
+
+/* ---- limits ---------------------------------------------------------------------- */
+
+/* When this much of the rate may be used; it is then. The lock is held. */
+static uint64_t take_turn(uint64_t *next, uint64_t rate, uint64_t amount, uint64_t now)
+{
+	uint64_t from = now > BURST_NS ? now - BURST_NS : 0, turn;
+
+	if (!rate)
+		return 0;
+	turn = MAX(*next, from);
+	*next = turn + (uint64_t)((double)amount * (double)SECOND / (double)rate);
+	return turn;
+}
+
+static uint64_t turn_of(struct disk *d, enum disk_kind kind, uint64_t bytes)
+{
+	unsigned which[] = {0, kind == DISK_READ ? 1 : 2};
+	uint64_t turn = 0, now = clock_ns();
+
+	pthread_mutex_lock(&d->lock);
+	for (size_t i = 0; i < ARRAY_LEN(which); i++) {
+		unsigned k = which[i];
+
+		turn = MAX(
+			turn, take_turn(&d->next_iops_ns[k], d->limits.iops[k], 1, now));
+		turn = MAX(turn,
+			take_turn(&d->next_bps_ns[k], d->limits.bps[k], bytes, now));
+	}
+	pthread_mutex_unlock(&d->lock);
+	return turn;
+}
+
+static bool is_limited(const struct disk *d)
+{
+	for (unsigned i = 0; i < 3; i++)
+		if (d->limits.iops[i] || d->limits.bps[i])
+			return true;
+	return false;
+}
+
+/* -ECANCELED: the machine stops meanwhile. */
+static int wait_turn(struct disk *d, enum disk_kind kind, uint64_t bytes)
+{
+	uint64_t turn, now;
+
+	if (!is_limited(d) || kind == DISK_FLUSH)
+		return 0;
+	turn = turn_of(d, kind, bytes);
+	while ((now = clock_ns()) < turn) {
+		if (vm_stopping(d->vm))
+			return -ECANCELED;
+		task_sleep_ns(MIN(turn - now, NAP_NS));
+	}
+	return 0;
+}
+
+/* ---- errors ---------------------------------------------------------------------- */
+
+static const char *const kind_names[DISK_KINDS] = {
+	"read", "write", "write zeroes", "discard", "flush"};
+
+/* What the guest gets to see of an error. */
+static int judge(struct disk *d, enum disk_kind kind, int ret)
+{
+	enum disk_policy policy = d->policy[kind != DISK_READ];
+
+	if (ret == 0 || ret == -ENOTSUP || ret == -EROFS || ret == -EINVAL)
+		return ret; /* the request's own fault, if any */
+	if (policy == DISK_ENOSPC)
+		policy = ret == -ENOSPC || ret == -EDQUOT ? DISK_STOP : DISK_REPORT;
+	log_line(LOG_LEVEL_WARNING, "%s: %s: %s%s", d->id, kind_names[kind],
+		strerror(-ret), policy == DISK_STOP ? "; the machine stops" : "");
+	if (policy == DISK_IGNORE)
+		return 0;
+	if (policy == DISK_REPORT)
+		return ret;
+	__atomic_store_n(&d->last_error, -ret, __ATOMIC_RELAXED);
+	vm_pause(d->vm, VM_STATUS_IO_ERROR);
+	return -ECANCELED;
+}
+
+static void add(uint64_t *to, uint64_t n)
+{
+	__atomic_fetch_add(to, n, __ATOMIC_RELAXED);
+}
+
+static int finish(
+	struct disk *d, enum disk_kind kind, uint64_t bytes, uint64_t since, int ret)
+{
+	struct disk_count *c = &d->count[kind];
+
+	add(&c->requests, 1);
+	add(&c->ns, clock_ns() - since);
+	if (ret)
+		add(&c->failed, 1);
+	else
+		add(&c->bytes, bytes);
+	return judge(d, kind, ret);
+}
+
+/* ---- requests -------------------------------------------------------------------- */
+
+int disk_read(struct disk *d, uint64_t offset, const struct iovec *iov, int niov)
+{
+	uint64_t bytes = iov_bytes(iov, niov), since = clock_ns();
+	int ret = wait_turn(d, DISK_READ, bytes);
+
+	if (ret)
+		return ret;
+	ret = blk_preadv(d->blk, offset, iov, niov, 0);
+	return finish(d, DISK_READ, bytes, since, ret);
+}
+
+int disk_write(struct disk *d, uint64_t offset, const struct iovec *iov, int niov,
+	unsigned flags)
+{
+	uint64_t bytes = iov_bytes(iov, niov), since = clock_ns();
+	int ret = wait_turn(d, DISK_WRITE, bytes);
+
+	if (ret)
+		return ret;
+	ret = blk_pwritev(d->blk, offset, iov, niov, flags);
+	return finish(d, DISK_WRITE, bytes, since, ret);
+}
+
+int disk_zero(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+	uint64_t since = clock_ns();
+	int ret = wait_turn(d, DISK_ZERO, bytes);
+
+	if (ret)
+		return ret;
+	ret = blk_zero(d->blk, offset, bytes, flags);
+	return finish(d, DISK_ZERO, bytes, since, ret);
+}
+
+int disk_discard(struct disk *d, uint64_t offset, uint64_t bytes)
+{
+	uint64_t since = clock_ns();
+	int ret = wait_turn(d, DISK_DISCARD, bytes);
+
+	if (ret)
+		return ret;
+	if (d->discard)
+		ret = blk_discard(d->blk, offset, bytes);
+	return finish(d, DISK_DISCARD, bytes, since, ret);
+}
+
+int disk_flush(struct disk *d)
+{
+	uint64_t since = clock_ns();
+
+	return finish(d, DISK_FLUSH, 0, since, blk_flush(d->blk));
+}
+
+/* ---- control --------------------------------------------------------------------- */
+
+int disk_resize(struct disk *d, uint64_t bytes, struct err *err)
+{
+	int ret;
+
+	if (d->read_only)
+		return err_set(err, EROFS, "%s is read-only", d->id);
+	if (bytes % BLK_SECTOR)
+		return err_set(err, EINVAL, "%s: a size is a multiple of %u bytes", d->id,
+			BLK_SECTOR);
+	ret = blk_resize(d->blk, bytes, BLK_PREALLOC_OFF, err);
+	if (ret == 0 && d->resized)
+		d->resized(d->front);
+	return ret;
+}
+
+struct disk *disk_find(struct vm *vm, const char *id)
+{
+	struct disk *d = vm->disks;
+
+	while (d && strcmp(d->id, id) != 0)
+		d = d->next;
+	return d;
+}
+
+static void disk_free(struct device *dev)
+{
+	struct disk *d = (struct disk *)dev, **at = &d->vm->disks;
+
+	while (*at && *at != d)
+		at = &(*at)->next;
+	if (*at)
+		*at = d->next;
+	pthread_mutex_destroy(&d->lock);
+	free(d);
+}
+
+static const struct device_ops disk_ops = {
+	.name = "disk",
+	.free = disk_free,
+};
+
+static int name_disk(struct disk *d, const char *id, struct err *err)
+{
+	unsigned n = 0;
+
+	if (!id) {
+		do
+			snprintf(d->id, sizeof(d->id), "disk%u", n++);
+		while (disk_find(d->vm, d->id));
+		return 0;
+	}
+	if (!*id || strlen(id) >= sizeof(d->id))
+		return err_set(err, EINVAL, "a disk's id '%s' has 1 to %zu characters",
+			id, sizeof(d->id) - 1);
+	if (disk_find(d->vm, id))
+		return err_set(err, EEXIST, "there is a disk '%s' already", id);
+	strcpy(d->id, id);
+	return 0;
+}
+
+int disk_new(
+	struct vm *vm, const struct disk_options *o, struct disk **out, struct err *err)
+{
+	struct disk *d = calloc(1, sizeof(*d)), **last = &vm->disks;
+	int ret;
+
+	if (!d)
+		return err_errno(err, ENOMEM, "disk");
+	d->device.ops = &disk_ops;
+	d->vm = vm;
+	d->blk = o->blk;
+	d->read_only = blk_read_only(o->blk);
+	d->discard = o->discard;
+	d->boot = o->boot;
+	d->policy[0] = o->on_read_error;
+	d->policy[1] = o->on_write_error;
+	d->limits = o->limits;
+	ret = name_disk(d, o->id, err);
+	if (ret) {
+		free(d);
+		return ret;
+	}
+	if (o->serial)
+		snprintf(d->serial, sizeof(d->serial), "%s", o->serial);
+	pthread_mutex_init(&d->lock, NULL);
+	while (*last)
+		last = &(*last)->next;
+	*last = d;
+	vm_add_device(vm, &d->device);
+	*out = d;
+	return 0;
+}
