@@ -170,8 +170,7 @@ static int make(void **state)
 	bus_init(&m.vm.mmio);
 	assert_int_equal(memory_new(&m.vm.memory, &memory, &err), 0);
 	assert_int_equal(pci_new(&m.vm, &m.pci, &err), 0);
-	o.blk = m.disk =
-		blk_open("mem:virtio", NULL, BLK_O_RDWR | BLK_O_PROTOCOL, &err);
+	o.blk = m.disk = blk_open("mem:virtio", NULL, BLK_O_RDWR | BLK_O_PROTOCOL, &err);
 	assert_non_null(m.disk);
 	assert_int_equal(blk_resize(m.disk, DISK_BYTES, BLK_PREALLOC_OFF, &err), 0);
 	assert_int_equal(disk_new(&m.vm, &o, &disk, &err), 0);
