@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Snapshots of the running machine: its memory and devices as the VM state of a qcow2
+ * snapshot, and a snapshot of the same name in every writable disk, all of one moment.
+ *
+ * The machine stands while it is made. What a crash meanwhile leaves: disks as they were before,
+ * and of the new snapshot those that were made already; one without its VM state is not
+ * offered for restoring.
+ */
+#ifndef BYRE_VMM_SNAPSHOT_H
+#define BYRE_VMM_SNAPSHOT_H
+
+#include "vmm/vm.h"
+
+/* All three only while the machine stands (vm_call), with disks open. Every writable disk has to
+ * be one that has snapshots; the first of them takes the VM state. A failure leaves no
+ * snapshot of that name that was not there before. */
+int snapshot_save(struct vm *vm, const char *name, struct err *err);
+/* Disks, memory and devices as they were. After a failure that says so the machine must
+ * not go on: its parts are of different moments. Nothing is changed where `name` is not there on
+ * all disks or does not fit this machine. */
+int snapshot_load(struct vm *vm, const char *name, struct err *err);
+int snapshot_delete(struct vm *vm, const char *name, struct err *err);
+
+/* To or from a file of its own, without the disks: RAM and devices. */
+int snapshot_save_file(struct vm *vm, const char *path, struct err *err);
+int snapshot_load_file(struct vm *vm, const char *path, struct err *err);
+
+#endif
