@@ -12,6 +12,7 @@
 #include "base/size.h"
 #include "base/task.h"
 #include "block/secret.h"
+#include "tools/byre-firmware.h"
 #include "tools/byre.h"
 #include "tools/common.h"
 #include "vmm/machine.h"
@@ -33,6 +34,13 @@ static const char help[] =
 	"entry\n"
 	"  --initrd FILE\n     its initramfs\n"
 	"  --append TEXT\n     its command line\n"
+	"  --firmware NAME\n     what starts instead of a kernel: bios (SeaBIOS, the "
+	"default), uefi "
+	"(OVMF),\n     or a file\n"
+	"  --vars FILE\n     where UEFI keeps its variables; made where it is not there. "
+	"Without it\n"
+	"     they are forgotten at the end\n"
+	"  --firmware-log FILE\n     where firmware writes what it does\n"
 	"  --disk file=IMAGE[,option=value...]\n     a virtio disk: format=FMT, "
 	"readonly, cache=MODE, "
 	"discard=unmap,\n     queues=N, serial=TEXT, and any option of the image's "
@@ -46,6 +54,9 @@ enum {
 	OPT_KERNEL = 256,
 	OPT_INITRD,
 	OPT_APPEND,
+	OPT_FIRMWARE,
+	OPT_VARS,
+	OPT_FIRMWARE_LOG,
 	OPT_DISK,
 	OPT_OBJECT,
 	OPT_MERGEABLE,
@@ -158,7 +169,8 @@ static int parse_disk(const char *text, struct machine_options *o)
 }
 
 /* -1: go on; else the exit status. Disks are opened when everything else is known. */
-static int option(struct machine_options *o, int c, const char **disks, unsigned *n_disks)
+static int option(struct machine_options *o, int c, struct firmware_choice *firmware,
+	const char **disks, unsigned *n_disks)
 {
 	switch (c) {
 	case 'm':
@@ -173,6 +185,15 @@ static int option(struct machine_options *o, int c, const char **disks, unsigned
 		return -1;
 	case OPT_APPEND:
 		o->cmdline = optarg;
+		return -1;
+	case OPT_FIRMWARE:
+		firmware->name = optarg;
+		return -1;
+	case OPT_VARS:
+		firmware->vars = optarg;
+		return -1;
+	case OPT_FIRMWARE_LOG:
+		firmware->log = optarg;
 		return -1;
 	case OPT_DISK:
 		disks[(*n_disks)++] = optarg;
@@ -232,6 +253,16 @@ static int run_machine(const struct machine_options *o)
 	return ret ? 1 : 0;
 }
 
+static int open_firmware(struct machine_options *o, const struct firmware_choice *c)
+{
+	struct err err = ERR_INIT;
+
+	if (firmware_choose(c, &o->firmware, &err) == 0)
+		return -1;
+	tool_report(NULL, &err);
+	return 1;
+}
+
 int byre_run(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -244,11 +275,16 @@ int byre_run(int argc, char **argv)
 		{"kernel", required_argument, NULL, OPT_KERNEL},
 		{"initrd", required_argument, NULL, OPT_INITRD},
 		{"append", required_argument, NULL, OPT_APPEND},
+		{"firmware", required_argument, NULL, OPT_FIRMWARE},
+		{"vars", required_argument, NULL, OPT_VARS},
+		{"firmware-log", required_argument, NULL, OPT_FIRMWARE_LOG},
 		{"disk", required_argument, NULL, OPT_DISK},
 		{"object", required_argument, NULL, OPT_OBJECT},
 		{NULL, 0, NULL, 0},
 	};
-	struct machine_options o = {.memory = {.bytes = MEMORY_DEFAULT},
+	struct firmware_choice firmware = {NULL, NULL, NULL};
+	struct machine_options o = {.firmware = {.log_fd = -1},
+		.memory = {.bytes = MEMORY_DEFAULT},
 		.cpus = 1,
 		.console_in = STDIN_FILENO,
 		.console_out = STDOUT_FILENO};
@@ -257,22 +293,22 @@ int byre_run(int argc, char **argv)
 	int c, status = disks ? -1 : 1, closed;
 
 	while (status < 0 && (c = getopt_long(argc, argv, "hm:c:", options, NULL)) >= 0)
-		status = option(&o, c, disks, &n_disks);
+		status = option(&o, c, &firmware, disks, &n_disks);
 	if (status < 0 && optind < argc) {
 		tool_error("run: '%s' was not expected", argv[optind]);
-		status = 1;
-	}
-	if (status < 0 && !o.kernel) {
-		tool_error("run: --kernel is missing");
 		status = 1;
 	}
 	if (status < 0)
 		block_signals();
 	for (unsigned i = 0; status < 0 && i < n_disks; i++)
 		status = parse_disk(disks[i], &o);
+	if (status < 0 && !o.kernel)
+		status = open_firmware(&o, &firmware);
 	if (status < 0)
 		status = run_machine(&o);
 	closed = close_disks(&o);
+	if (firmware_release(&o.firmware))
+		closed = 1;
 	secrets_clear();
 	free(disks);
 	return status ? status : closed;

@@ -2,27 +2,26 @@
 /* ACPI's tables. See acpi.h. */
 #include "vmm/acpi.h"
 
+#include <assert.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/endian.h"
 #include "base/math.h"
 #include "vmm/aml.h"
 #include "vmm/devices.h"
+#include "vmm/fwcfg.h"
+#include "vmm/hotplug.h"
 #include "vmm/pci.h"
 
 #define HEADER_BYTES 36
-#define RSDP_BYTES   36
 #define FADT_BYTES   276
+#define FACS_BYTES   64
 #define LOCAL_APIC   0xfee00000u
 #define IO_APIC      0xfec00000u
-
-/* Tables grow one after the other. */
-struct tables {
-	uint8_t *host;
-	uint64_t base;
-	size_t room, bytes;
-	bool full;
-};
+#define ROOM         (64u << 10)
+#define INSTALL_AT   0xe0000ull /* the RSDP, then the tables */
+#define TABLES_AFTER 64u        /* bytes behind the RSDP */
 
 static uint8_t checksum(const uint8_t *p, size_t bytes)
 {
@@ -33,26 +32,42 @@ static uint8_t checksum(const uint8_t *p, size_t bytes)
 	return (uint8_t)-sum;
 }
 
-/* Room for a table, all zeros. Its address is where it lies. */
-static uint8_t *table_new(struct tables *t, size_t bytes, uint64_t *address)
+/* Room for a table, all zeros; at is its offset. */
+static uint8_t *table_new(struct acpi *a, size_t bytes, size_t align, uint32_t *at)
 {
-	uint8_t *p;
+	size_t start = round_up(a->bytes, align);
 
-	t->bytes = round_up(t->bytes, 16);
-	if (t->bytes + bytes > t->room) {
-		t->full = true;
+	*at = 0;
+	if (start + bytes > a->room) {
+		a->full = true;
 		return NULL;
 	}
-	p = t->host + t->bytes;
-	*address = t->base + t->bytes;
-	t->bytes += bytes;
-	memset(p, 0, bytes);
-	return p;
+	a->bytes = start + bytes;
+	*at = (uint32_t)start;
+	return a->tables + start;
 }
 
-/* The header (5.2.6), when everything else is in the table. */
-static void seal(uint8_t *p, const char *signature, uint8_t revision, size_t bytes)
+/* A field of 4 or 8 bytes that will hold the address of the table at `target`. */
+static void point(struct acpi *a, uint8_t *field, uint32_t bytes, uint32_t target)
 {
+	assert(a->pointers < ACPI_POINTERS_MAX);
+	a->pointer[a->pointers++] =
+		(struct acpi_pointer){(uint32_t)(field - a->tables), bytes};
+	le32_store(field, target);
+}
+
+static void add_sum(struct acpi *a, uint32_t at, uint32_t start, uint32_t bytes)
+{
+	assert(a->sums < ACPI_SUMS_MAX);
+	a->sum[a->sums++] = (struct acpi_sum){at, start, bytes};
+}
+
+/* The header (5.2.6); its checksum is made when the table has its place. */
+static void seal(
+	struct acpi *a, uint8_t *p, const char *signature, uint8_t revision, size_t bytes)
+{
+	uint32_t at = (uint32_t)(p - a->tables);
+
 	memcpy(p, signature, 4);
 	le32_store(p + 4, (uint32_t)bytes);
 	p[8] = revision;
@@ -61,8 +76,7 @@ static void seal(uint8_t *p, const char *signature, uint8_t revision, size_t byt
 	le32_store(p + 24, 1);
 	memcpy(p + 28, "BYRE", 4);
 	le32_store(p + 32, 1);
-	p[9] = 0;
-	p[9] = checksum(p, bytes);
+	add_sum(a, at + 9, at, (uint32_t)bytes);
 }
 
 /* ---- DSDT ------------------------------------------------------------------------ */
@@ -103,6 +117,7 @@ static void add_pci(struct aml *a, const struct vm *vm)
 	aml_memory_window(a, pci_window_start(vm), (uint32_t)PCI_WINDOW_END - 1);
 	aml_end_resources(a, resources);
 	add_routing(a);
+	hotplug_describe(a);
 	aml_end(a, device);
 }
 
@@ -135,37 +150,40 @@ static void add_clock(struct aml *a)
 	aml_end(a, device);
 }
 
-static uint64_t add_dsdt(struct tables *t, const struct vm *vm)
+static void add_soft_off(struct aml *a)
 {
-	struct aml a = {.data = t->host + round_up(t->bytes, 16) + HEADER_BYTES};
-	uint64_t address = 0;
-	aml_mark block;
-	uint8_t *p;
+	aml_mark package;
 
-	a.room = t->room - (size_t)(a.data - t->host);
-	block = aml_begin_scope(&a, "\\_SB");
+	aml_name(a, "\\_S5");
+	package = aml_begin_package(a, 4);
+	aml_integer(a, POWER_S5);
+	aml_integer(a, POWER_S5);
+	aml_integer(a, 0);
+	aml_integer(a, 0);
+	aml_end(a, package);
+}
+
+static uint32_t add_dsdt(struct acpi *t, const struct vm *vm)
+{
+	uint32_t at;
+	uint8_t *p = table_new(t, HEADER_BYTES, 16, &at);
+	struct aml a;
+	aml_mark scope;
+
+	if (!p)
+		return 0;
+	a = (struct aml){.data = p + HEADER_BYTES, .room = t->room - t->bytes};
+	scope = aml_begin_scope(&a, "\\_SB");
 	add_pci(&a, vm);
 	add_serial(&a);
 	add_clock(&a);
-	aml_end(&a, block);
-	aml_name(&a, "\\_S5");
-	block = aml_begin_package(&a, 4);
-	aml_integer(&a, POWER_S5);
-	aml_integer(&a, POWER_S5);
-	aml_integer(&a, 0);
-	aml_integer(&a, 0);
-	aml_end(&a, block);
-	if (a.full) {
-		t->full = true;
-		return 0;
-	}
-	t->bytes = round_up(t->bytes, 16);
-	address = t->base + t->bytes;
-	p = t->host + t->bytes;
-	memset(p, 0, HEADER_BYTES);
-	t->bytes += HEADER_BYTES + a.bytes;
-	seal(p, "DSDT", 2, HEADER_BYTES + a.bytes);
-	return address;
+	aml_end(&a, scope);
+	hotplug_describe_event(&a);
+	add_soft_off(&a);
+	t->full |= a.full;
+	t->bytes += a.bytes;
+	seal(t, p, "DSDT", 2, HEADER_BYTES + a.bytes);
+	return at;
 }
 
 /* ---- FADT (5.2.9) ---------------------------------------------------------------- */
@@ -182,32 +200,50 @@ static void io_address(uint8_t *p, unsigned bits, uint16_t port)
 	le64_store(p + 4, port);
 }
 
-static uint64_t add_fadt(struct tables *t, uint64_t dsdt)
+/* Firmware's and the system's common memory (5.2.10), which nobody uses here. */
+static uint32_t add_facs(struct acpi *t)
 {
-	uint64_t address = 0;
-	uint8_t *p = table_new(t, FADT_BYTES, &address);
+	uint32_t at;
+	uint8_t *p = table_new(t, FACS_BYTES, 64, &at);
+
+	if (p) {
+		memcpy(p, "FACS", 4);
+		le32_store(p + 4, FACS_BYTES);
+		p[32] = 1;
+	}
+	return at;
+}
+
+static uint32_t add_fadt(struct acpi *t, uint32_t dsdt, uint32_t facs)
+{
+	uint32_t at;
+	uint8_t *p = table_new(t, FADT_BYTES, 16, &at);
 
 	if (!p)
 		return 0;
-	le32_store(p + 40, (uint32_t)dsdt);
+	point(t, p + 36, 4, facs);
+	point(t, p + 40, 4, dsdt);
 	le16_store(p + 46, POWER_SCI);
 	le32_store(p + 56, POWER_PORT);     /* PM1a event */
 	le32_store(p + 64, POWER_PORT + 4); /* PM1a control */
 	le32_store(p + 76, POWER_TIMER_PORT);
+	le32_store(p + 80, POWER_GPE_PORT);
 	p[88] = 4;
 	p[89] = 2;
 	p[91] = 4;
+	p[92] = 4;
 	p[108] = 0x32; /* the century's place in CMOS */
 	le32_store(p + 112,
 		FADT_WBINVD | FADT_C1 | FADT_NO_SLEEP_BUTTON | FADT_RESET_REGISTER);
 	io_address(p + 116, 8, 0xcf9);
 	p[128] = 0x06;
-	le64_store(p + 140, dsdt);
+	point(t, p + 140, 8, dsdt);
 	io_address(p + 148, 32, POWER_PORT);
 	io_address(p + 172, 16, POWER_PORT + 4);
 	io_address(p + 208, 32, POWER_TIMER_PORT);
-	seal(p, "FACP", 6, FADT_BYTES);
-	return address;
+	io_address(p + 220, 32, POWER_GPE_PORT);
+	seal(t, p, "FACP", 6, FADT_BYTES);
+	return at;
 }
 
 /* ---- MADT (5.2.12) --------------------------------------------------------------- */
@@ -225,12 +261,12 @@ static uint8_t *add_override(uint8_t *p, uint8_t line, uint32_t gsi, uint16_t fl
 	return p + 10;
 }
 
-static uint64_t add_madt(struct tables *t, const struct vm *vm)
+static uint32_t add_madt(struct acpi *t, const struct vm *vm)
 {
 	static const uint8_t level_lines[] = {5, POWER_SCI, 10, 11};
 	size_t bytes = 44 + vm->cpus * 8 + 12 + 10 * (1 + ARRAY_LEN(level_lines)) + 6;
-	uint64_t address = 0;
-	uint8_t *table = table_new(t, bytes, &address), *p = table;
+	uint32_t at;
+	uint8_t *table = table_new(t, bytes, 16, &at), *p = table;
 
 	if (!p)
 		return 0;
@@ -253,49 +289,169 @@ static uint64_t add_madt(struct tables *t, const struct vm *vm)
 	p[1] = 6;
 	p[2] = 0xff;
 	p[5] = 1;
-	seal(table, "APIC", 4, bytes);
-	return address;
+	seal(t, table, "APIC", 4, bytes);
+	return at;
 }
 
 /* ---- roots ----------------------------------------------------------------------- */
 
-static uint64_t add_xsdt(struct tables *t, const uint64_t *tables, unsigned n)
+/* RSDT and XSDT: the same list, of four bytes each or of eight. */
+static uint32_t add_list(struct acpi *t, const char *signature, uint32_t entry_bytes,
+	const uint32_t *tables, unsigned n)
 {
-	uint64_t address = 0;
-	uint8_t *p = table_new(t, HEADER_BYTES + 8 * n, &address);
+	size_t bytes = HEADER_BYTES + entry_bytes * n;
+	uint32_t at;
+	uint8_t *p = table_new(t, bytes, 16, &at);
 
 	if (!p)
 		return 0;
 	for (unsigned i = 0; i < n; i++)
-		le64_store(p + HEADER_BYTES + 8 * i, tables[i]);
-	seal(p, "XSDT", 1, HEADER_BYTES + 8 * n);
-	return address;
+		point(t, p + HEADER_BYTES + entry_bytes * i, entry_bytes, tables[i]);
+	seal(t, p, signature, 1, bytes);
+	return at;
 }
 
-static void fill_rsdp(uint8_t *p, uint64_t xsdt)
+enum rsdp { RSDP_SUM = 8, RSDP_RSDT = 16, RSDP_XSDT = 24, RSDP_SUM_OF_ALL = 32 };
+#define RSDP_FIRST_BYTES 20 /* that the first checksum covers */
+
+static void fill_rsdp(uint8_t *p, uint32_t rsdt, uint32_t xsdt)
 {
 	memcpy(p, "RSD PTR ", 8);
 	memcpy(p + 9, "BYRE  ", 6);
 	p[15] = 2;
-	le32_store(p + 20, RSDP_BYTES);
-	le64_store(p + 24, xsdt);
-	p[8] = checksum(p, 20);
-	p[32] = checksum(p, RSDP_BYTES);
+	le32_store(p + RSDP_RSDT, rsdt);
+	le32_store(p + 20, ACPI_RSDP_BYTES);
+	le64_store(p + RSDP_XSDT, xsdt);
 }
 
-int acpi_install(struct vm *vm, uint64_t *rsdp, struct err *err)
+int acpi_build(const struct vm *vm, struct acpi *a, struct err *err)
 {
-	struct tables t = {.base = ACPI_START, .room = ACPI_END - ACPI_START};
-	uint64_t list[2];
-	uint8_t *root;
+	uint32_t list[2], dsdt;
 
-	t.host = memory_at(&vm->memory, t.base, t.room);
-	root = t.host ? table_new(&t, RSDP_BYTES, rsdp) : NULL;
+	*a = (struct acpi){.tables = calloc(1, ROOM), .room = ROOM};
+	if (!a->tables)
+		return err_errno(err, ENOMEM, "ACPI's tables");
+	dsdt = add_dsdt(a, vm);
+	list[0] = add_fadt(a, dsdt, add_facs(a));
+	list[1] = add_madt(a, vm);
+	fill_rsdp(a->rsdp, add_list(a, "RSDT", 4, list, ARRAY_LEN(list)),
+		add_list(a, "XSDT", 8, list, ARRAY_LEN(list)));
+	return a->full ? err_set(err, ENOSPC, "ACPI's tables are too large") : 0;
+}
+
+void acpi_free(struct acpi *a)
+{
+	free(a->tables);
+	a->tables = NULL;
+}
+
+/* ---- into memory ----------------------------------------------------------------- */
+
+int acpi_install(struct vm *vm, const struct acpi *a, uint64_t *rsdp, struct err *err)
+{
+	uint32_t base = (uint32_t)INSTALL_AT + TABLES_AFTER;
+	uint8_t *root = memory_at(&vm->memory, INSTALL_AT, TABLES_AFTER + a->bytes);
+	uint8_t *tables = root + TABLES_AFTER;
+
 	if (!root)
 		return err_set(
 			err, ENOMEM, "ACPI's tables do not fit into the guest's memory");
-	list[0] = add_fadt(&t, add_dsdt(&t, vm));
-	list[1] = add_madt(&t, vm);
-	fill_rsdp(root, add_xsdt(&t, list, ARRAY_LEN(list)));
-	return t.full ? err_set(err, ENOSPC, "ACPI's tables are too large") : 0;
+	memcpy(tables, a->tables, a->bytes);
+	for (unsigned i = 0; i < a->pointers; i++) {
+		uint8_t *field = tables + a->pointer[i].at;
+
+		le32_store(field, le32_load(field) + base);
+	}
+	for (unsigned i = 0; i < a->sums; i++)
+		tables[a->sum[i].at] =
+			checksum(tables + a->sum[i].start, a->sum[i].bytes);
+	memcpy(root, a->rsdp, ACPI_RSDP_BYTES);
+	le32_store(root + RSDP_RSDT, le32_load(root + RSDP_RSDT) + base);
+	le32_store(root + RSDP_XSDT, le32_load(root + RSDP_XSDT) + base);
+	root[RSDP_SUM] = checksum(root, RSDP_FIRST_BYTES);
+	root[RSDP_SUM_OF_ALL] = checksum(root, ACPI_RSDP_BYTES);
+	*rsdp = INSTALL_AT;
+	return 0;
+}
+
+/* ---- by firmware ----------------------------------------------------------------- */
+
+/* One command of the script; what each has lies behind the first word. */
+enum loader_command { LOAD_ALLOCATE = 1, LOAD_POINTER = 2, LOAD_CHECKSUM = 3 };
+#define COMMAND_BYTES 128u
+#define ZONE_HIGH     1
+#define ZONE_FSEG     2
+#define TABLES_FILE   "etc/acpi/tables"
+#define RSDP_FILE     "etc/acpi/rsdp"
+
+struct script {
+	uint8_t data[(4 + ACPI_POINTERS_MAX + ACPI_SUMS_MAX + 4) * COMMAND_BYTES];
+	size_t bytes;
+};
+
+static uint8_t *add_command(
+	struct script *s, enum loader_command command, const char *file)
+{
+	uint8_t *p = s->data + s->bytes;
+
+	s->bytes += COMMAND_BYTES;
+	le32_store(p, command);
+	strcpy((char *)p + 4, file);
+	return p + 4 + FWCFG_NAME_MAX;
+}
+
+static void allocate(struct script *s, const char *file, uint32_t align, uint8_t zone)
+{
+	uint8_t *p = add_command(s, LOAD_ALLOCATE, file);
+
+	le32_store(p, align);
+	p[4] = zone;
+}
+
+static void relocate(struct script *s, const char *file, uint32_t at, uint8_t bytes)
+{
+	uint8_t *p = add_command(s, LOAD_POINTER, file);
+
+	strcpy((char *)p, TABLES_FILE);
+	le32_store(p + FWCFG_NAME_MAX, at);
+	p[FWCFG_NAME_MAX + 4] = bytes;
+}
+
+static void add_up(
+	struct script *s, const char *file, uint32_t at, uint32_t start, uint32_t bytes)
+{
+	uint8_t *p = add_command(s, LOAD_CHECKSUM, file);
+
+	le32_store(p, at);
+	le32_store(p + 4, start);
+	le32_store(p + 8, bytes);
+}
+
+static void write_script(const struct acpi *a, struct script *s)
+{
+	allocate(s, RSDP_FILE, 16, ZONE_FSEG);
+	allocate(s, TABLES_FILE, 64, ZONE_HIGH);
+	for (unsigned i = 0; i < a->pointers; i++)
+		relocate(s, TABLES_FILE, a->pointer[i].at, (uint8_t)a->pointer[i].bytes);
+	for (unsigned i = 0; i < a->sums; i++)
+		add_up(s, TABLES_FILE, a->sum[i].at, a->sum[i].start, a->sum[i].bytes);
+	relocate(s, RSDP_FILE, RSDP_RSDT, 4);
+	relocate(s, RSDP_FILE, RSDP_XSDT, 8);
+	add_up(s, RSDP_FILE, RSDP_SUM, 0, RSDP_FIRST_BYTES);
+	add_up(s, RSDP_FILE, RSDP_SUM_OF_ALL, 0, ACPI_RSDP_BYTES);
+}
+
+int acpi_offer(struct fwcfg *f, const struct acpi *a)
+{
+	struct script *s = calloc(1, sizeof(*s));
+	int ret;
+
+	if (!s)
+		return -ENOMEM;
+	write_script(a, s);
+	ret = fwcfg_add_file(f, TABLES_FILE, a->tables, a->bytes);
+	ret = ret ? ret : fwcfg_add_file(f, RSDP_FILE, a->rsdp, ACPI_RSDP_BYTES);
+	ret = ret ? ret : fwcfg_add_file(f, "etc/table-loader", s->data, s->bytes);
+	free(s);
+	return ret;
 }

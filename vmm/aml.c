@@ -18,9 +18,21 @@ enum {
 	OP_SCOPE = 0x10,
 	OP_BUFFER = 0x11,
 	OP_PACKAGE = 0x12,
+	OP_METHOD = 0x14,
+	MULTI_NAME = 0x2f,
 	OP_EXTENDED = 0x5b,
+	OP_ARG0 = 0x68,
+	OP_STORE = 0x70,
+	OP_AND = 0x7b,
+	OP_NOTIFY = 0x86,
+	OP_IF = 0xa0,
+	/* After OP_EXTENDED. */
+	OP_REGION = 0x80,
+	OP_FIELD = 0x81,
 	OP_DEVICE = 0x82,
 };
+#define SYSTEM_IO    1
+#define DWORD_ACCESS 3
 #define LENGTH_BYTES 4 /* of a package length in its longest form */
 
 void aml_bytes(struct aml *a, const void *data, size_t bytes)
@@ -73,18 +85,38 @@ void aml_integer(struct aml *a, uint64_t n)
 	}
 }
 
-/* "\_SB" or "COM1": an optional root and one segment, padded with '_'. */
+static void segment(struct aml *a, const char *name, size_t bytes)
+{
+	char padded[4] = {'_', '_', '_', '_'};
+
+	assert(bytes <= sizeof(padded));
+	memcpy(padded, name, bytes);
+	aml_bytes(a, padded, sizeof(padded));
+}
+
+/* "COM1", "\_SB" or "\_SB.PCI0.PCNT": an optional root, and segments that are padded with '_'. */
 static void name_string(struct aml *a, const char *name)
 {
-	char segment[4] = {'_', '_', '_', '_'};
+	unsigned segments = 1;
 
+	for (const char *p = name; *p; p++)
+		segments += *p == '.';
 	if (*name == '\\') {
 		aml_byte(a, '\\');
 		name++;
 	}
-	assert(strlen(name) <= sizeof(segment));
-	memcpy(segment, name, strlen(name));
-	aml_bytes(a, segment, sizeof(segment));
+	if (segments > 1) {
+		aml_byte(a, MULTI_NAME);
+		aml_byte(a, (uint8_t)segments);
+	}
+	for (;; name++) {
+		size_t bytes = strcspn(name, ".");
+
+		segment(a, name, bytes);
+		name += bytes;
+		if (!*name)
+			break;
+	}
 }
 
 void aml_name(struct aml *a, const char *name)
@@ -155,6 +187,89 @@ aml_mark aml_begin_package(struct aml *a, uint8_t elements)
 	at = begin(a);
 	aml_byte(a, elements);
 	return at;
+}
+
+/* ---- code ------------------------------------------------------------------------ */
+
+aml_mark aml_begin_method(struct aml *a, const char *name, unsigned args)
+{
+	aml_mark at;
+
+	aml_byte(a, OP_METHOD);
+	at = begin(a);
+	name_string(a, name);
+	aml_byte(a, (uint8_t)args);
+	return at;
+}
+
+void aml_io_region(struct aml *a, const char *name, uint16_t base, uint8_t ports)
+{
+	aml_byte(a, OP_EXTENDED);
+	aml_byte(a, OP_REGION);
+	name_string(a, name);
+	aml_byte(a, SYSTEM_IO);
+	aml_integer(a, base);
+	aml_integer(a, ports);
+}
+
+void aml_dword_fields(
+	struct aml *a, const char *region, const char *const *names, unsigned n)
+{
+	aml_mark at;
+
+	aml_byte(a, OP_EXTENDED);
+	aml_byte(a, OP_FIELD);
+	at = begin(a);
+	name_string(a, region);
+	aml_byte(a, DWORD_ACCESS);
+	for (unsigned i = 0; i < n; i++) {
+		name_string(a, names[i]);
+		aml_byte(a, 0x40); /* 32 bits, as a length of two bytes */
+		aml_byte(a, 0x02);
+	}
+	aml_end(a, at);
+}
+
+void aml_reference(struct aml *a, const char *name)
+{
+	name_string(a, name);
+}
+
+void aml_call(struct aml *a, const char *method)
+{
+	name_string(a, method);
+}
+
+void aml_arg(struct aml *a, unsigned n)
+{
+	aml_byte(a, (uint8_t)(OP_ARG0 + n));
+}
+
+aml_mark aml_begin_if_arg_has(struct aml *a, unsigned arg, uint32_t mask)
+{
+	aml_mark at;
+
+	aml_byte(a, OP_IF);
+	at = begin(a);
+	aml_byte(a, OP_AND);
+	aml_arg(a, arg);
+	aml_integer(a, mask);
+	aml_byte(a, OP_ZERO); /* the result goes nowhere else */
+	return at;
+}
+
+void aml_notify_arg(struct aml *a, const char *device, unsigned arg)
+{
+	aml_byte(a, OP_NOTIFY);
+	name_string(a, device);
+	aml_arg(a, arg);
+}
+
+void aml_store(struct aml *a, uint64_t value, const char *name)
+{
+	aml_byte(a, OP_STORE);
+	aml_integer(a, value);
+	name_string(a, name);
 }
 
 /* ---- resources ------------------------------------------------------------------- */

@@ -27,6 +27,20 @@ void aml_integer(struct aml *a, uint64_t n);
 void aml_name(struct aml *a, const char *name); /* Name(name, …): the object follows */
 void aml_eisa_id(struct aml *a, const char *id); /* "PNP0A03" as an integer */
 
+/* Code. */
+aml_mark aml_begin_method(struct aml *a, const char *name, unsigned args);
+/* Ports as a region, and the 32-bit fields that make it up (19.6.100, 19.6.46). */
+void aml_io_region(struct aml *a, const char *name, uint16_t base, uint8_t ports);
+void aml_dword_fields(struct aml *a, const char *region, const char *const *names, unsigned n);
+void aml_call(struct aml *a, const char *method); /* without arguments, or they follow */
+void aml_arg(struct aml *a, unsigned n);
+void aml_reference(struct aml *a, const char *name);
+/* If ((Arg0 & mask) != 0) { … }: ended by aml_end. */
+aml_mark aml_begin_if_arg_has(struct aml *a, unsigned arg, uint32_t mask);
+/* Notify (device, Arg…), and name = value. */
+void aml_notify_arg(struct aml *a, const char *device, unsigned arg);
+void aml_store(struct aml *a, uint64_t value, const char *name);
+
 aml_mark aml_begin_scope(struct aml *a, const char *name);
 aml_mark aml_begin_device(struct aml *a, const char *name);
 aml_mark aml_begin_package(struct aml *a, uint8_t elements);

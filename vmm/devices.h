@@ -26,6 +26,7 @@ int rtc_new(struct vm *vm, struct err *err);
 #define POWER_PORT	 0x600
 #define POWER_SCI	 9
 #define POWER_TIMER_PORT 0x608
+#define POWER_GPE_PORT	 0x60c /* general-purpose events 0 to 15: status, enable */
 #define POWER_S5	 5 /* SLP_TYP that turns it off */
 
 struct power;
@@ -33,5 +34,14 @@ struct power;
 int power_new(struct vm *vm, struct power **out, struct err *err);
 /* The power button: what the guest makes of it is its own affair. From any thread. */
 void power_press_button(struct power *p);
+/* A general-purpose event: the guest runs \_GPE._Exx. From any thread. */
+void power_raise_event(struct power *p, unsigned event);
+
+/* ---- piix.c: the south bridge on PCI: ISA bridge 00:01.0, power management 00:01.3 -- */
+
+#define PIIX_SLOT 1
+
+struct pci;
+int piix_new(struct vm *vm, struct pci *pci, struct err *err);
 
 #endif

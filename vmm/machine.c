@@ -8,6 +8,7 @@
 #include "vmm/acpi.h"
 #include "vmm/boot.h"
 #include "vmm/console.h"
+#include "vmm/hotplug.h"
 #include "vmm/virtio_blk.h"
 
 struct machine {
@@ -15,7 +16,11 @@ struct machine {
 	struct serial *serial;
 	struct power *power;
 	struct pci *pci;
-	struct boot *boot;
+	struct hotplug *hotplug;
+	struct acpi acpi;
+	struct smbios smbios;
+	struct boot *boot; /* or firmware */
+	struct firmware *firmware;
 	int console_in;
 };
 
@@ -46,6 +51,8 @@ static int add_devices(
 	ret = ret ? ret : rtc_new(&m->vm, err);
 	ret = ret ? ret : power_new(&m->vm, &m->power, err);
 	ret = ret ? ret : pci_new(&m->vm, &m->pci, err);
+	ret = ret ? ret : piix_new(&m->vm, m->pci, err);
+	ret = ret ? ret : hotplug_new(&m->vm, m->power, &m->hotplug, err);
 	return ret ? ret : add_disks(m, o, err);
 }
 
@@ -54,8 +61,14 @@ static int load(struct vm *vm, void *arg, struct err *err)
 {
 	struct machine *m = arg;
 	uint64_t rsdp = 0;
-	int ret = acpi_install(vm, &rsdp, err);
+	int ret;
 
+	if (m->firmware) {
+		firmware_load(m->firmware);
+		return 0;
+	}
+	ret = acpi_install(vm, &m->acpi, &rsdp, err);
+	ret = ret ? ret : smbios_install(vm, &m->smbios, err);
 	return ret ? ret : boot_load(vm, m->boot, rsdp, err);
 }
 
@@ -63,10 +76,17 @@ static int open_boot(struct machine *m, const struct machine_options *o, struct 
 {
 	struct boot_options boot = {
 		.kernel = o->kernel, .initrd = o->initrd, .cmdline = o->cmdline};
+	int ret = acpi_build(&m->vm, &m->acpi, err);
 
-	m->boot = boot_open(&boot, err);
+	ret = ret ? ret : smbios_build(&m->vm, &o->smbios, &m->smbios, err);
+	if (ret)
+		return ret;
 	m->vm.load = load;
 	m->vm.load_arg = m;
+	if (!o->kernel)
+		return firmware_new(
+			&m->vm, &o->firmware, &m->acpi, &m->smbios, &m->firmware, err);
+	m->boot = boot_open(&boot, err);
 	return m->boot ? 0 : -err->code;
 }
 
@@ -83,7 +103,7 @@ struct machine *machine_new(const struct machine_options *o, struct err *err)
 		free(m);
 		return NULL;
 	}
-	if (open_boot(m, o, err) || add_devices(m, o, err)) {
+	if (add_devices(m, o, err) || open_boot(m, o, err)) {
 		machine_free(m);
 		return NULL;
 	}
@@ -106,5 +126,7 @@ void machine_free(struct machine *m)
 {
 	vm_free(&m->vm);
 	boot_close(m->boot);
+	acpi_free(&m->acpi);
+	smbios_free(&m->smbios);
 	free(m);
 }

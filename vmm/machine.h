@@ -4,6 +4,7 @@
 #define BYRE_VMM_MACHINE_H
 
 #include "vmm/disk.h"
+#include "vmm/firmware.h"
 
 #define MACHINE_DISKS_MAX 24u
 
@@ -15,7 +16,10 @@ struct machine_disk {
 struct machine_options {
 	struct memory_options memory;
 	unsigned cpus;
+	/* A kernel to start without firmware; or, where it is NULL, firmware. */
 	const char *kernel, *initrd, *cmdline;
+	struct firmware_options firmware;
+	struct smbios_options smbios;
 	struct machine_disk disk[MACHINE_DISKS_MAX];
 	unsigned n_disks;
 	int console_in, console_out; /* descriptors; -1: none */

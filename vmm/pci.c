@@ -30,6 +30,7 @@ enum {
 #define COMMAND_MASTER      0x0004
 #define COMMAND_NO_INTX     0x0400
 #define STATUS_CAPABILITIES 0x0010
+#define HEADER_MULTI        0x80
 
 #define CAPABILITY_MSIX 0x11
 #define MSIX_ENABLE     0x80 /* of the upper byte of its control */
@@ -47,7 +48,7 @@ struct pci {
 	pthread_mutex_t lock, pin_lock;
 	uint32_t address;
 	uint8_t reset_control;
-	struct pci_function *slot[PCI_SLOTS];
+	struct pci_function *function[PCI_SLOTS][PCI_FUNCTIONS];
 	struct pci_function bridge;
 	uint32_t next_base;
 };
@@ -206,10 +207,11 @@ uint32_t pci_window_start(const struct vm *vm)
 /* Several slots share a line, which is high as long as one of them wants it. */
 static bool line_wanted(const struct pci *pci, unsigned gsi)
 {
-	for (unsigned i = 0; i < PCI_SLOTS; i++) {
-		const struct pci_function *f = pci->slot[i];
+	for (unsigned i = 0; i < PCI_SLOTS * PCI_FUNCTIONS; i++) {
+		const struct pci_function *f =
+			pci->function[i / PCI_FUNCTIONS][i % PCI_FUNCTIONS];
 
-		if (f && f->intx && pci_gsi(i, 0) == gsi &&
+		if (f && f->intx && pci_gsi(f->slot, 0) == gsi &&
 			!(le16_load(f->config + COMMAND) & COMMAND_NO_INTX))
 			return true;
 	}
@@ -353,9 +355,9 @@ static struct pci_function *addressed(const struct pci *pci, unsigned *at)
 	uint32_t a = pci->address;
 
 	*at = a & 0xfc;
-	if (!(a & ENABLED) || (a >> 16 & 0xff) || (a >> 8 & 7))
+	if (!(a & ENABLED) || (a >> 16 & 0xff))
 		return NULL;
-	return pci->slot[a >> 11 & (PCI_SLOTS - 1)];
+	return pci->function[a >> 11 & (PCI_SLOTS - 1)][a >> 8 & (PCI_FUNCTIONS - 1)];
 }
 
 static uint64_t port_read(void *dev, uint64_t offset, unsigned bytes)
@@ -415,23 +417,43 @@ static void place_bars(struct pci *pci, struct pci_function *f)
 	f->config[LINE] = (uint8_t)pci_gsi(f->slot, 0);
 }
 
+/* The lock is held. */
+static void put(struct pci *pci, struct pci_function *f, unsigned slot, unsigned function)
+{
+	pthread_mutex_lock(&pci->pin_lock);
+	pci->function[slot][function] = f;
+	pthread_mutex_unlock(&pci->pin_lock);
+	f->pci = pci;
+	f->slot = slot;
+	f->function = function;
+	if (function)
+		pci->function[slot][0]->config[HEADER] |= HEADER_MULTI;
+	place_bars(pci, f);
+}
+
 int pci_add(struct pci *pci, struct pci_function *f, int slot, struct err *err)
 {
 	unsigned i = slot >= 0 ? (unsigned)slot : 1;
 
 	pthread_mutex_lock(&pci->lock);
-	while (slot < 0 && i < PCI_SLOTS && pci->slot[i])
+	while (slot < 0 && i < PCI_SLOTS && pci->function[i][0])
 		i++;
-	if (i < PCI_SLOTS && !pci->slot[i]) {
-		pthread_mutex_lock(&pci->pin_lock);
-		pci->slot[i] = f;
-		pthread_mutex_unlock(&pci->pin_lock);
-		f->pci = pci;
-		f->slot = i;
-		place_bars(pci, f);
-	}
+	if (i < PCI_SLOTS && !pci->function[i][0])
+		put(pci, f, i, 0);
 	pthread_mutex_unlock(&pci->lock);
 	return f->pci ? 0 : err_set(err, ENOSPC, "no PCI slot is free");
+}
+
+int pci_add_function(struct pci *pci, struct pci_function *f, unsigned slot,
+	unsigned function, struct err *err)
+{
+	pthread_mutex_lock(&pci->lock);
+	if (pci->function[slot][0] && !pci->function[slot][function])
+		put(pci, f, slot, function);
+	pthread_mutex_unlock(&pci->lock);
+	return f->pci ? 0
+		      : err_set(err, EEXIST, "PCI slot %u has function %u, or no first",
+				slot, function);
 }
 
 void pci_remove(struct pci_function *f)
@@ -441,7 +463,7 @@ void pci_remove(struct pci_function *f)
 	if (pci) {
 		pthread_mutex_lock(&pci->lock);
 		pthread_mutex_lock(&pci->pin_lock);
-		pci->slot[f->slot] = NULL;
+		pci->function[f->slot][f->function] = NULL;
 		pthread_mutex_unlock(&pci->pin_lock);
 		pthread_mutex_unlock(&pci->lock);
 		for (unsigned i = 0; i < PCI_BARS; i++)

@@ -11,11 +11,12 @@
 #include "vmm/vm.h"
 
 #define PCI_SLOTS	  32
+#define PCI_FUNCTIONS	  8
 #define PCI_BARS	  6
 #define PCI_CONFIG_BYTES  256
 #define PCI_VECTORS_MAX	  128u
 #define PCI_NO_VECTOR	  0xffff
-#define PCI_WINDOW_END	  0xfe000000ull /* of BARs */
+#define PCI_WINDOW_END	  0xfec00000ull /* of BARs: the I/O APIC */
 
 struct pci;
 struct pci_function;
@@ -37,7 +38,7 @@ struct pci_vector {
 struct pci_function {
 	struct vm *vm;
 	struct pci *pci;
-	unsigned slot;
+	unsigned slot, function;
 	uint8_t config[PCI_CONFIG_BYTES];
 	uint8_t writable[PCI_CONFIG_BYTES]; /* bits that the guest may change */
 	struct pci_bar bar[PCI_BARS];
@@ -70,8 +71,10 @@ void pci_set_bar(struct pci_function *f, unsigned i, uint32_t bytes, const struc
 	void *dev);
 /* MSI-X with its table in a BAR of its own. */
 void pci_set_vectors(struct pci_function *f, unsigned vectors, unsigned bar);
-/* Into the first free slot, or this one; -ENOSPC. */
+/* Into the first free slot, or this one; -ENOSPC. The second into one function of a slot. */
 int pci_add(struct pci *pci, struct pci_function *f, int slot, struct err *err);
+int pci_add_function(struct pci *pci, struct pci_function *f, unsigned slot, unsigned function,
+	struct err *err);
 void pci_remove(struct pci_function *f);
 void pci_function_reset(struct pci_function *f);
 /* Part of a device's section. Loading maps its BARs where they were. */

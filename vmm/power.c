@@ -12,8 +12,10 @@
 #define I8042_STATUS 0x64
 #define PULSE_RESET  0xfe
 
-/* Of PM1: status, enable, control; two bytes each. */
-enum { STATUS = 0, ENABLE = 2, CONTROL = 4 };
+/* Of PM1: status, enable, control; two bytes each. Then the timer, and the first 16 general-purpose
+ * events (4.8.4). */
+enum { STATUS = 0, ENABLE = 2, CONTROL = 4, PM1_END = 8 };
+enum { GPE_STATUS = POWER_GPE_PORT - POWER_PORT, GPE_ENABLE = GPE_STATUS + 2 };
 #define BUTTON     (1u << 8)
 #define SCI_ENABLE (1u << 0)
 #define SLEEP      (1u << 13)
@@ -23,12 +25,22 @@ struct power {
 	struct vm *vm;
 	pthread_mutex_t lock;
 	uint16_t status, enable, control;
+	uint16_t gpe_status, gpe_enable;
 };
 
 /* The lock is held. */
 static void update(struct power *p)
 {
-	vm_set_irq(p->vm, POWER_SCI, (p->status & p->enable) != 0);
+	vm_set_irq(p->vm, POWER_SCI,
+		(p->status & p->enable) || (p->gpe_status & p->gpe_enable));
+}
+
+void power_raise_event(struct power *p, unsigned event)
+{
+	pthread_mutex_lock(&p->lock);
+	p->gpe_status |= (uint16_t)(1u << event);
+	update(p);
+	pthread_mutex_unlock(&p->lock);
 }
 
 void power_press_button(struct power *p)
@@ -62,10 +74,14 @@ static uint64_t power_read(void *dev, uint64_t offset, unsigned bytes)
 	uint64_t value;
 
 	(void)bytes;
-	if (offset >= POWER_TIMER_PORT - POWER_PORT)
+	if (offset >= POWER_TIMER_PORT - POWER_PORT && offset < GPE_STATUS)
 		return timer_value() >> 8 * (offset - (POWER_TIMER_PORT - POWER_PORT));
 	pthread_mutex_lock(&p->lock);
-	value = registers(p) >> 8 * offset;
+	if (offset >= GPE_STATUS)
+		value = (p->gpe_status | (uint64_t)p->gpe_enable << 16) >>
+			8 * (offset - GPE_STATUS);
+	else
+		value = registers(p) >> 8 * offset;
 	pthread_mutex_unlock(&p->lock);
 	return value;
 }
@@ -78,13 +94,33 @@ static void write_control(struct power *p, uint16_t value)
 		vm_ask(p->vm, VM_POWER_OFF);
 }
 
+/* A byte at a time or more, as PM1; the lock is held. */
+static void write_gpe(struct power *p, uint64_t offset, unsigned bytes, uint64_t value)
+{
+	for (unsigned i = 0; i < bytes; i++, offset++) {
+		uint16_t byte = (uint16_t)((value >> 8 * i & 0xff) << 8 * (offset & 1));
+		uint16_t keep = (uint16_t) ~(0xff << 8 * (offset & 1));
+
+		if (offset < GPE_ENABLE)
+			p->gpe_status &= (uint16_t)~byte;
+		else
+			p->gpe_enable = (p->gpe_enable & keep) | byte;
+	}
+	update(p);
+}
+
 /* Byte by byte: status bits are cleared by writing ones. */
 static void power_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
 {
 	struct power *p = dev;
 	uint64_t now, mask;
 
-	if (offset + bytes > 6)
+	if (offset >= GPE_STATUS) {
+		pthread_mutex_lock(&p->lock);
+		write_gpe(p, offset, bytes, value);
+		pthread_mutex_unlock(&p->lock);
+	}
+	if (offset + bytes > PM1_END - 2)
 		return;
 	mask = ((uint64_t)1 << 8 * bytes) - 1;
 	pthread_mutex_lock(&p->lock);
@@ -126,6 +162,7 @@ static void power_reset(struct device *d)
 
 	pthread_mutex_lock(&p->lock);
 	p->status = p->enable = 0;
+	p->gpe_status = p->gpe_enable = 0;
 	p->control = SCI_ENABLE; /* there is no legacy mode to come out of */
 	update(p);
 	pthread_mutex_unlock(&p->lock);
@@ -139,6 +176,8 @@ static void power_state(struct device *d, struct state *s, unsigned version)
 	state_u16(s, &p->status);
 	state_u16(s, &p->enable);
 	state_u16(s, &p->control);
+	state_u16(s, &p->gpe_status);
+	state_u16(s, &p->gpe_enable);
 	update(p);
 }
 
@@ -168,7 +207,7 @@ int power_new(struct vm *vm, struct power **out, struct err *err)
 	p->device.ops = &power_ops;
 	p->vm = vm;
 	pthread_mutex_init(&p->lock, NULL);
-	ret = bus_add(&vm->pio, POWER_PORT, 12, &power_bus, p);
+	ret = bus_add(&vm->pio, POWER_PORT, 16, &power_bus, p);
 	ret = ret ? ret : bus_add(&vm->pio, I8042_STATUS, 1, &i8042_bus, p);
 	if (ret) {
 		power_free(&p->device);

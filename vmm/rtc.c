@@ -27,6 +27,7 @@ enum {
 	STATUS_C = 0x0c,
 	STATUS_D = 0x0d,
 	CENTURY = 0x32,
+	BOOT_ORDER = 0x3d,       /* SeaBIOS: the first two, of 2 = disk, 3 = CD */
 	MEMORY_ABOVE_16M = 0x34, /* in 64 KiB, two bytes */
 	MEMORY_ABOVE_4G = 0x5b,  /* in 64 KiB, three bytes */
 	CPUS = 0x5f,             /* beside the first */
@@ -165,6 +166,7 @@ static void describe_memory(struct rtc *r, const struct vm *vm)
 
 	put_units(r, MEMORY_ABOVE_16M, 2, MIN(above_16m, 0xffffull << 16));
 	put_units(r, MEMORY_ABOVE_4G, 3, memory_bytes(&vm->memory) - low);
+	r->cmos[BOOT_ORDER] = 0x32;
 	r->cmos[CPUS] = (uint8_t)(vm->cpus - 1);
 }
 
