@@ -306,9 +306,12 @@ static int prepare_change(struct blk *b, struct err *err)
 	return ret ? err_errno(err, -ret, "Could not flush '%s'", blk_filename(b)) : 0;
 }
 
-int blk_snapshot_create(struct blk *b, const char *name, struct err *err)
+int blk_snapshot_create_with(struct blk *b, const char *name, uint64_t vm_state_bytes,
+	uint64_t vm_clock_nsec, struct err *err)
 {
 	struct blk_snapshot what = {.name = (char *)(uintptr_t)name,
+		.vm_state_bytes = vm_state_bytes,
+		.vm_clock_nsec = vm_clock_nsec,
 		.icount = 0}; /* as the peer's tool: no instruction was counted */
 	struct timespec now;
 	int ret;
@@ -324,6 +327,11 @@ int blk_snapshot_create(struct blk *b, const char *name, struct err *err)
 	what.date_nsec = (uint32_t)now.tv_nsec;
 	what.disk_bytes = blk_size(b);
 	return ops_of(b)->snapshot_create(b, &what, err);
+}
+
+int blk_snapshot_create(struct blk *b, const char *name, struct err *err)
+{
+	return blk_snapshot_create_with(b, name, 0, 0, err);
 }
 
 int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
@@ -373,6 +381,23 @@ int blk_vm_state_write(struct blk *b, uint64_t offset, const struct iovec *iov, 
 		return -EACCES;
 	return ops_of(b)->vm_state_write ? ops_of(b)->vm_state_write(b, offset, iov, niov)
 					 : -ENOTSUP;
+}
+
+int blk_vm_state_of(struct blk *b, const char *id_or_name, uint64_t offset,
+	const struct iovec *iov, int niov)
+{
+	b = format_of(b);
+	return ops_of(b)->vm_state_of
+		       ? ops_of(b)->vm_state_of(b, id_or_name, offset, iov, niov)
+		       : -ENOTSUP;
+}
+
+int blk_vm_state_forget(struct blk *b)
+{
+	b = format_of(b);
+	if (blk_read_only(b))
+		return -EACCES;
+	return ops_of(b)->vm_state_forget ? ops_of(b)->vm_state_forget(b) : -ENOTSUP;
 }
 
 /* ---- telling about itself -------------------------------------------------------- */

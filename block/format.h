@@ -78,6 +78,9 @@ struct blk_format_ops {
 	/* VM state: bytes beside the disk that the next snapshot takes along. */
 	int (*vm_state_read)(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
 	int (*vm_state_write)(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
+	int (*vm_state_of)(struct blk *b, const char *id_or_name, uint64_t offset,
+		const struct iovec *iov, int niov);
+	int (*vm_state_forget)(struct blk *b);
 
 	/* "format-specific" of info --output=json, the data object; NULL: none. */
 	struct json *(*info)(struct blk *b);
@@ -103,6 +106,10 @@ int blk_check(struct blk *b, struct blk_check *c, unsigned fix, struct err *err)
 int blk_snapshot_list(struct blk *b, struct blk_snapshot **list, size_t *n, struct err *err);
 void blk_snapshots_free(struct blk_snapshot *list, size_t n);
 int blk_snapshot_create(struct blk *b, const char *name, struct err *err);
+/* The same with so many bytes of VM state, which were written before, of a machine that had
+ * run for so long. */
+int blk_snapshot_create_with(struct blk *b, const char *name, uint64_t vm_state_bytes,
+	uint64_t vm_clock_nsec, struct err *err);
 int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err);
 int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err);
 int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err);
@@ -111,6 +118,11 @@ int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err);
  * state, -EFBIG past what it can map. */
 int blk_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
 int blk_vm_state_write(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
+/* That of a snapshot, without going back to it. -ENOENT where there is none of that name. */
+int blk_vm_state_of(struct blk *b, const char *id_or_name, uint64_t offset,
+	const struct iovec *iov, int niov);
+/* What was written and is in a snapshot now, or is not wanted any more: gives its space back. */
+int blk_vm_state_forget(struct blk *b);
 int blk_measure(const char *format, struct opts *opts, struct blk *src, struct blk_measure *out,
 	struct err *err);
 struct json *blk_format_info(struct blk *b);

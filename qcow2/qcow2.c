@@ -389,6 +389,8 @@ static const struct blk_format_ops qcow2_format_ops = {
 	.snapshot_load = qcow2_snapshot_load,
 	.vm_state_read = qcow2_vm_state_read,
 	.vm_state_write = qcow2_vm_state_write,
+	.vm_state_of = qcow2_vm_state_of,
+	.vm_state_forget = qcow2_vm_state_forget,
 	.info = qcow2_info,
 	.traits = qcow2_traits,
 };

@@ -557,6 +557,14 @@ int qcow2_l1_grow(struct qcow2 *q, uint32_t entries, struct err *err);
 struct json *qcow2_info(struct blk *b);
 int qcow2_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
 int qcow2_vm_state_write(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
+/* From a snapshot's tables, which take the place of the active ones meanwhile. */
+int qcow2_vm_state_of(struct blk *b, const char *id_or_name, uint64_t offset,
+	const struct iovec *iov, int niov);
+int qcow2_vm_state_forget(struct blk *b);
+/* In snapshot.c: a copy of the L1 table of a snapshot (malloc) and its length; the size of its
+ * disk. -ENOENT. */
+int qcow2_snapshot_l1(struct qcow2 *q, const char *id_or_name, _Atomic uint64_t **l1,
+	uint32_t *entries, uint64_t *disk_bytes, struct err *err);
 
 /* qcow2.c: open over b->file, which is there already; opts NULL: none. On failure and at the
  * end: qcow2_release. */

@@ -1044,19 +1044,14 @@ int qcow2_snapshot_list(
 	return 0;
 }
 
-int qcow2_snapshot_load(struct blk *b, const char *id_or_name, struct err *err)
+int qcow2_snapshot_l1(struct qcow2 *q, const char *id_or_name, _Atomic uint64_t **l1,
+	uint32_t *entries, uint64_t *disk_bytes, struct err *err)
 {
-	struct qcow2 *q = b->state;
+	int64_t i = find_id_first(q, id_or_name);
 	const struct qcow2_snap *s;
-	_Atomic uint64_t *l1;
 	uint64_t *table;
-	int64_t i;
 	int ret;
 
-	if (!blk_read_only(b))
-		return err_set(err, EINVAL,
-			"only a read-only image can be switched to a snapshot");
-	i = find_id_first(q, id_or_name);
 	if (i < 0)
 		return err_set(err, ENOENT, "Can't find snapshot");
 	s = &q->snaps[i];
@@ -1067,20 +1062,36 @@ int qcow2_snapshot_load(struct blk *b, const char *id_or_name, struct err *err)
 	ret = read_l1(q, s, &table, err);
 	if (ret)
 		return ret;
-	l1 = malloc(MAX((size_t)s->l1_entries, (size_t)1) * sizeof(*l1));
-	if (!l1) {
-		free(table);
-		return err_set(err, ENOMEM, "no memory for the L1 table");
-	}
-	for (uint32_t x = 0; x < s->l1_entries; x++)
-		atomic_init(&l1[x], table[x]);
+	*l1 = malloc(MAX((size_t)s->l1_entries, (size_t)1) * sizeof(**l1));
+	if (*l1)
+		for (uint32_t x = 0; x < s->l1_entries; x++)
+			atomic_init(&(*l1)[x], table[x]);
 	free(table);
+	*entries = s->l1_entries;
+	*disk_bytes = s->disk_bytes;
+	return *l1 ? 0 : err_set(err, ENOMEM, "no memory for the L1 table");
+}
+
+int qcow2_snapshot_load(struct blk *b, const char *id_or_name, struct err *err)
+{
+	struct qcow2 *q = b->state;
+	_Atomic uint64_t *l1;
+	uint64_t disk_bytes;
+	uint32_t entries;
+	int ret;
+
+	if (!blk_read_only(b))
+		return err_set(err, EINVAL,
+			"only a read-only image can be switched to a snapshot");
+	ret = qcow2_snapshot_l1(q, id_or_name, &l1, &entries, &disk_bytes, err);
+	if (ret)
+		return ret;
 	qcow2_exclusive_begin(q);
 	free((void *)q->l1);
 	q->l1 = l1;
-	q->l1_offset = s->l1_offset;
-	q->l1_entries = s->l1_entries;
-	blk_set_size(b, s->disk_bytes);
+	q->l1_offset = q->snaps[find_id_first(q, id_or_name)].l1_offset;
+	q->l1_entries = entries;
+	blk_set_size(b, disk_bytes);
 	qcow2_exclusive_end(q);
 	return 0;
 }

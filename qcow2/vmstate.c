@@ -7,10 +7,11 @@
  */
 #include "qcow2/qcow2.h"
 
-/* Where it lies. Only whole sectors can be encrypted. */
-static int locate(struct qcow2 *q, uint64_t offset, uint64_t bytes, uint64_t *at)
+/* Where it lies behind a disk of that size. Only whole sectors can be encrypted. */
+static int locate_behind(struct qcow2 *q, uint64_t disk_bytes, uint64_t offset,
+	uint64_t bytes, uint64_t *at)
 {
-	uint64_t start = qcow2_vm_state_offset(q, blk_size(q->b));
+	uint64_t start = qcow2_vm_state_offset(q, disk_bytes);
 
 	if (q->external_data)
 		return -ENOTSUP; /* nothing behind the disk belongs to a data file */
@@ -22,6 +23,11 @@ static int locate(struct qcow2 *q, uint64_t offset, uint64_t bytes, uint64_t *at
 		return -EACCES;
 	*at = start + offset;
 	return 0;
+}
+
+static int locate(struct qcow2 *q, uint64_t offset, uint64_t bytes, uint64_t *at)
+{
+	return locate_behind(q, blk_size(q->b), offset, bytes, at);
 }
 
 static bool is_covered(const struct qcow2 *q, uint64_t end)
@@ -108,5 +114,61 @@ int qcow2_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov,
 	epoch = qcow2_enter(q);
 	ret = q->loaded ? read_held(q, at, bytes, iov, niov) : -EIO;
 	qcow2_leave(q, epoch);
+	return ret;
+}
+
+/* In exclusive mode nobody sees whose tables these are. */
+static int read_by(struct qcow2 *q, _Atomic uint64_t *l1, uint32_t entries, uint64_t at,
+	size_t bytes, const struct iovec *iov, int niov)
+{
+	_Atomic uint64_t *active = q->l1;
+	uint32_t active_entries = q->l1_entries;
+	int ret;
+
+	qcow2_exclusive_begin(q);
+	q->l1 = l1;
+	q->l1_entries = entries;
+	ret = q->loaded ? read_held(q, at, bytes, iov, niov) : -EIO;
+	q->l1 = active;
+	q->l1_entries = active_entries;
+	qcow2_exclusive_end(q);
+	return ret;
+}
+
+int qcow2_vm_state_of(struct blk *b, const char *id_or_name, uint64_t offset,
+	const struct iovec *iov, int niov)
+{
+	struct qcow2 *q = b->state;
+	size_t bytes = iov_bytes(iov, niov);
+	uint64_t at, disk_bytes;
+	_Atomic uint64_t *l1;
+	uint32_t entries;
+	int ret = qcow2_snapshot_l1(q, id_or_name, &l1, &entries, &disk_bytes, NULL);
+
+	if (ret)
+		return ret;
+	ret = locate_behind(q, disk_bytes, offset, bytes, &at);
+	if (ret == 0)
+		ret = read_by(q, l1, entries, at, bytes, iov, niov);
+	free((void *)l1);
+	return ret;
+}
+
+/* A crash leaves part of it, which is in nobody's way, or leaks. */
+int qcow2_vm_state_forget(struct blk *b)
+{
+	struct qcow2 *q = b->state;
+	uint64_t start, end;
+	int ret;
+
+	if (q->external_data)
+		return 0;
+	qcow2_exclusive_begin(q);
+	start = qcow2_vm_state_offset(q, blk_size(b));
+	end = q->l1_entries * qcow2_l2_span(q);
+	ret = q->corrupt || !q->loaded ? -EIO : qcow2_prepare_write(q);
+	if (ret == 0 && start < end)
+		ret = qcow2_forget_held(q, start, end);
+	qcow2_exclusive_end(q);
 	return ret;
 }
