@@ -189,21 +189,15 @@ static void flash_state(struct device *d, struct state *s, unsigned version)
 	uint8_t command = f->command;
 
 	(void)version;
+	write_back(f);
 	state_u64(s, &bytes);
 	if (!state_check(s, bytes == f->bytes, "its size was another"))
 		return;
 	state_bytes(s, f->data, f->bytes);
 	state_u8(s, &command);
 	state_u8(s, &f->status);
-	state_u64(s, &f->dirty_from);
-	state_u64(s, &f->dirty_to);
-	if (!state_loading(s) ||
-		!state_check(s, f->dirty_from <= f->dirty_to && f->dirty_to <= f->bytes,
-			"what is to be written lies outside")) {
-		if (state_loading(s))
-			f->dirty_from = f->dirty_to = 0;
+	if (!state_loading(s))
 		return;
-	}
 	if ((command == CMD_READ_ARRAY) != (f->command == CMD_READ_ARRAY))
 		show(f, command == CMD_READ_ARRAY);
 	f->command = command;

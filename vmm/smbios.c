@@ -221,7 +221,7 @@ int smbios_build(const struct vm *vm, const struct smbios_options *o, struct smb
 {
 	int ret;
 
-	*s = (struct smbios){.tables = malloc(ROOM), .room = ROOM};
+	*s = (struct smbios){.tables = calloc(1, ROOM), .room = ROOM};
 	if (!s->tables)
 		return err_errno(err, ENOMEM, "SMBIOS");
 	add_bios(s);
