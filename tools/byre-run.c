@@ -26,7 +26,8 @@ static const char help[] =
 	"Options:\n"
 	"  -h, --help\n     show this text\n"
 	"  -m, --memory SIZE\n     the guest's memory (1G)\n"
-	"  -c, --cpus N\n     processors (1)\n"
+	"  -c, --cpus N[,sockets=N][,cores=N][,threads=N]\n     processors (1), and how "
+	"they are arranged\n"
 	"  --mergeable, --huge-pages, --prealloc\n     memory that the kernel may share "
 	"with other "
 	"machines (KSM); of\n     2 MiB pages; all of it there before the start\n"
@@ -139,16 +140,61 @@ static int parse_memory(const char *text, struct memory_options *m)
 	return 1;
 }
 
-static int parse_cpus(const char *text, unsigned *cpus)
+/* What is not told is what makes the product right; cores are what there are most of. */
+static int fill_topology(uint64_t cpus, struct vm_topology *t)
 {
-	char *end;
-	unsigned long n = strtoul(text, &end, 10);
+	uint64_t told = (t->sockets ? t->sockets : 1ull) * (t->cores ? t->cores : 1ull) *
+			(t->threads ? t->threads : 1ull);
 
-	if (*text >= '0' && *text <= '9' && !*end && n >= 1 && n <= VM_CPUS_MAX) {
-		*cpus = (unsigned)n;
+	if (!cpus)
+		cpus = told;
+	if (cpus % told)
+		return -EINVAL;
+	if (!t->cores)
+		t->cores = (unsigned)(cpus / told);
+	else if (!t->sockets)
+		t->sockets = (unsigned)(cpus / told);
+	else if (!t->threads)
+		t->threads = (unsigned)(cpus / told);
+	t->sockets = MAX(t->sockets, 1u);
+	t->threads = MAX(t->threads, 1u);
+	return (uint64_t)t->sockets * t->cores * t->threads == cpus ? 0 : -EINVAL;
+}
+
+/* "4", "8,sockets=2,cores=2,threads=2" */
+static int read_topology(const char *text, struct vm_topology *t, struct err *err)
+{
+	struct opts *opts = opts_new();
+	uint64_t cpus = 0, sockets = 0, cores = 0, threads = 0;
+	int ret = opts_parse(opts, text, "cpus", err);
+
+	ret = ret ? ret : opts_take_u64(opts, "cpus", &cpus, err);
+	ret = ret ? ret : opts_take_u64(opts, "sockets", &sockets, err);
+	ret = ret ? ret : opts_take_u64(opts, "cores", &cores, err);
+	ret = ret ? ret : opts_take_u64(opts, "threads", &threads, err);
+	ret = ret ? ret : opts_check_unused(opts, err);
+	opts_free(opts);
+	if (ret)
+		return ret;
+	if (cpus > VM_CPUS_MAX || sockets > VM_CPUS_MAX || cores > VM_CPUS_MAX ||
+		threads > VM_CPUS_MAX)
+		return err_set(err, EINVAL, "1 to %u processors can be had", VM_CPUS_MAX);
+	*t = (struct vm_topology){(unsigned)sockets, (unsigned)cores, (unsigned)threads};
+	ret = fill_topology(cpus, t);
+	return ret ? err_set(err, EINVAL,
+			     "sockets, cores and threads do not make that many "
+			     "processors")
+		   : 0;
+}
+
+static int parse_cpus(const char *text, struct vm_topology *t)
+{
+	struct err err = ERR_INIT;
+
+	if (read_topology(text, t, &err) == 0)
 		return -1;
-	}
-	tool_error("--cpus %s: a number from 1 to %u", text, VM_CPUS_MAX);
+	err_prefix(&err, "--cpus %s", text);
+	tool_report(NULL, &err);
 	return 1;
 }
 
@@ -176,7 +222,7 @@ static int option(struct machine_options *o, int c, struct firmware_choice *firm
 	case 'm':
 		return parse_memory(optarg, &o->memory);
 	case 'c':
-		return parse_cpus(optarg, &o->cpus);
+		return parse_cpus(optarg, &o->topology);
 	case OPT_KERNEL:
 		o->kernel = optarg;
 		return -1;
@@ -285,7 +331,7 @@ int byre_run(int argc, char **argv)
 	struct firmware_choice firmware = {NULL, NULL, NULL};
 	struct machine_options o = {.firmware = {.log_fd = -1},
 		.memory = {.bytes = MEMORY_DEFAULT},
-		.cpus = 1,
+		.topology = {1, 1, 1},
 		.console_in = STDIN_FILENO,
 		.console_out = STDOUT_FILENO};
 	const char **disks = calloc((size_t)argc + 1, sizeof(*disks));

@@ -275,7 +275,8 @@ static uint32_t add_madt(struct acpi *t, const struct vm *vm)
 	p += 44;
 	for (unsigned i = 0; i < vm->cpus; i++, p += 8) {
 		p[1] = 8;
-		p[2] = p[3] = (uint8_t)i;
+		p[2] = (uint8_t)i;
+		p[3] = (uint8_t)vcpu_apic_id(&vm->topology, i);
 		le32_store(p + 4, 1);
 	}
 	p[0] = 1;

@@ -39,7 +39,7 @@ static int add_disks(struct machine *m, const struct machine_options *o, struct 
 	int ret = 0;
 
 	for (unsigned i = 0; i < o->n_disks && ret == 0; i++)
-		ret = add_disk(m, &o->disk[i], o->cpus, err);
+		ret = add_disk(m, &o->disk[i], m->vm.cpus, err);
 	return ret;
 }
 
@@ -99,7 +99,7 @@ struct machine *machine_new(const struct machine_options *o, struct err *err)
 		return NULL;
 	}
 	m->console_in = o->console_in;
-	if (vm_new(&m->vm, &o->memory, o->cpus, err)) {
+	if (vm_new(&m->vm, &o->memory, &o->topology, err)) {
 		free(m);
 		return NULL;
 	}

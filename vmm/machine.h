@@ -15,7 +15,7 @@ struct machine_disk {
 
 struct machine_options {
 	struct memory_options memory;
-	unsigned cpus;
+	struct vm_topology topology;
 	/* A kernel to start without firmware; or, where it is NULL, firmware. */
 	const char *kernel, *initrd, *cmdline;
 	struct firmware_options firmware;

@@ -3,6 +3,7 @@
 #include "vmm/smbios.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -122,20 +123,23 @@ static void add_chassis(struct smbios *s)
 	add(s, TYPE_CHASSIS, HANDLE_CHASSIS, area, sizeof(area), "Byre\n");
 }
 
-static void add_processor(struct smbios *s, unsigned cpus)
+static void add_processor(struct smbios *s, unsigned socket, const struct vm_topology *t)
 {
+	char strings[32];
 	uint8_t area[48] = {[4] = 1, [5] = 3, [6] = 1, [7] = 2, [24] = 0x41, [25] = 1};
 
 	le16_store(area + 26, 0xffff); /* caches are not told */
 	le16_store(area + 28, 0xffff);
 	le16_store(area + 30, 0xffff);
-	area[35] = area[36] = area[37] = (uint8_t)MIN(cpus, 255u);
+	area[35] = area[36] = (uint8_t)t->cores;
+	area[37] = (uint8_t)(t->cores * t->threads);
 	le16_store(area + 38, 0x4); /* 64 bits */
 	le16_store(area + 40, 1);
-	le16_store(area + 42, (uint16_t)cpus);
-	le16_store(area + 44, (uint16_t)cpus);
-	le16_store(area + 46, (uint16_t)cpus);
-	add(s, TYPE_PROCESSOR, HANDLE_PROCESSOR, area, sizeof(area), "CPU 0\nByre\n");
+	le16_store(area + 42, (uint16_t)t->cores);
+	le16_store(area + 44, (uint16_t)t->cores);
+	le16_store(area + 46, (uint16_t)(t->cores * t->threads));
+	snprintf(strings, sizeof(strings), "CPU %u\nByre\n", socket);
+	add(s, TYPE_PROCESSOR, HANDLE_PROCESSOR + socket, area, sizeof(area), strings);
 }
 
 static void add_memory(struct smbios *s, uint64_t bytes)
@@ -229,7 +233,8 @@ int smbios_build(const struct vm *vm, const struct smbios_options *o, struct smb
 	if (ret)
 		return ret;
 	add_chassis(s);
-	add_processor(s, vm->cpus);
+	for (unsigned i = 0; i < vm->topology.sockets; i++)
+		add_processor(s, i, &vm->topology);
 	add_memory(s, memory_bytes(&vm->memory));
 	for (unsigned i = 0; i < vm->memory.n; i++)
 		add_map(s, i, &vm->memory.region[i]);

@@ -36,41 +36,76 @@ static unsigned log2_up(unsigned n)
 	return bits;
 }
 
-/* One package, `cpus` cores of one thread each; the rest as KVM offers it. */
+uint32_t vcpu_apic_id(const struct vm_topology *t, unsigned index)
+{
+	unsigned thread_bits = log2_up(t->threads), core_bits = log2_up(t->cores);
+	unsigned thread = index % t->threads, core = index / t->threads % t->cores,
+		 socket = index / t->threads / t->cores;
+
+	return socket << (core_bits + thread_bits) | core << thread_bits | thread;
+}
+
+/* Intel's caches (leaf 4): the first two levels belong to a core, the third to the socket. */
+static void set_cache(struct kvm_cpuid_entry2 *e, const struct vm_topology *t)
+{
+	unsigned level = e->eax >> 5 & 7, bits = log2_up(t->threads);
+
+	if (level > 2)
+		bits += log2_up(t->cores);
+	e->eax = (e->eax & 0x3fff) | ((1u << bits) - 1) << 14 |
+		 ((1u << log2_up(t->cores)) - 1) << 26;
+}
+
+/* Levels of the APIC's number (leaf 0xb): threads in a core, then processors in a socket. */
+static void set_level(struct kvm_cpuid_entry2 *e, const struct vcpu *c)
+{
+	const struct vm_topology *t = &c->vm->topology;
+
+	e->edx = c->apic_id;
+	e->ecx = e->index & 0xff;
+	e->eax = e->ebx = 0;
+	if (e->index == 0) {
+		e->eax = log2_up(t->threads);
+		e->ebx = t->threads;
+		e->ecx |= 1 << 8;
+	} else if (e->index == 1) {
+		e->eax = log2_up(t->threads) + log2_up(t->cores);
+		e->ebx = t->cores * t->threads;
+		e->ecx |= 2 << 8;
+	}
+}
+
+/* Where it stands among the others; the rest as KVM offers it. */
 static void set_topology(struct kvm_cpuid_entry2 *e, const struct vcpu *c)
 {
-	unsigned cpus = c->vm->cpus;
+	const struct vm_topology *t = &c->vm->topology;
+	unsigned in_socket = t->cores * t->threads;
 
 	switch (e->function) {
 	case 0x1:
-		e->ebx = (e->ebx & 0xff00) | c->index << 24 | MIN(cpus, 255u) << 16;
+		e->ebx = (e->ebx & 0xff00) | c->apic_id << 24 | in_socket << 16;
 		e->ecx |= 1u << 31; /* under a hypervisor */
-		if (cpus > 1)
-			e->edx |= 1u << 28;
+		e->edx = (e->edx & ~(1u << 28)) | (in_socket > 1 ? 1u << 28 : 0);
 		break;
 	case 0x4:
-		e->eax = (e->eax & 0x3fff) | (cpus - 1) << 26;
+		set_cache(e, t);
 		break;
 	case 0xb:
 	case 0x1f:
-		e->edx = c->index;
-		e->ecx = e->index & 0xff;
-		e->eax = e->ebx = 0;
-		if (e->index == 0) {
-			e->ebx = 1;
-			e->ecx |= 1 << 8; /* threads */
-		} else if (e->index == 1) {
-			e->eax = log2_up(cpus);
-			e->ebx = cpus;
-			e->ecx |= 2 << 8; /* cores */
-		}
+		set_level(e, c);
 		break;
 	case 0x80000008:
-		e->ecx = (e->ecx & ~0xf0ffu) | (cpus - 1) | log2_up(cpus) << 12;
+		e->ecx = (e->ecx & ~0xf0ffu) | (in_socket - 1) |
+			 (log2_up(t->threads) + log2_up(t->cores)) << 12;
+		break;
+	case 0x8000001d: /* as leaf 4, of AMD */
+		e->eax = (e->eax & 0x3fff) |
+			 ((e->eax >> 5 & 7) > 2 ? in_socket - 1 : t->threads - 1) << 14;
 		break;
 	case 0x8000001e:
-		e->eax = c->index;
-		e->ebx = c->index & 0xff;
+		e->eax = c->apic_id;
+		e->ebx = (c->apic_id >> log2_up(t->threads) & 0xff) | (t->threads - 1)
+									      << 8;
 		e->ecx = 0;
 		break;
 	default:
@@ -130,8 +165,11 @@ int vcpu_new(struct vcpu *c, struct vm *vm, unsigned index, struct err *err)
 {
 	int ret;
 
-	*c = (struct vcpu){.vm = vm, .index = index, .fd = -1};
-	c->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)index);
+	*c = (struct vcpu){.vm = vm,
+		.index = index,
+		.apic_id = vcpu_apic_id(&vm->topology, index),
+		.fd = -1};
+	c->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)c->apic_id);
 	if (c->fd < 0)
 		return err_errno(err, errno, "/dev/kvm: cannot make vCPU %u", index);
 	c->run = mmap(NULL, vm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);

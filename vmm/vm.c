@@ -112,13 +112,36 @@ static int make_vcpus(struct vm *vm, struct err *err)
 	return ret;
 }
 
-int vm_new(struct vm *vm, const struct memory_options *memory, unsigned cpus,
-	struct err *err)
-{
-	int ret;
+#define APIC_ID_MAX 254u /* 255 is all of them */
 
-	assert(cpus >= 1 && cpus <= VM_CPUS_MAX);
-	*vm = (struct vm){.kvm_fd = -1, .fd = -1, .cpus = cpus};
+static int check_topology(const struct vm_topology *t, struct err *err)
+{
+	uint64_t cpus = (uint64_t)t->sockets * t->cores * t->threads;
+
+	if (!cpus || cpus > VM_CPUS_MAX)
+		return err_set(err, EINVAL,
+			"%u sockets of %u cores of %u threads: 1 to %u "
+			"processors can be had",
+			t->sockets, t->cores, t->threads, VM_CPUS_MAX);
+	if (vcpu_apic_id(t, (unsigned)cpus - 1) > APIC_ID_MAX)
+		return err_set(err, EINVAL,
+			"%u sockets of %u cores of %u threads have no "
+			"numbers below %u",
+			t->sockets, t->cores, t->threads, APIC_ID_MAX + 1);
+	return 0;
+}
+
+int vm_new(struct vm *vm, const struct memory_options *memory,
+	const struct vm_topology *topology, struct err *err)
+{
+	int ret = check_topology(topology, err);
+
+	if (ret)
+		return ret;
+	*vm = (struct vm){.kvm_fd = -1,
+		.fd = -1,
+		.cpus = topology->sockets * topology->cores * topology->threads,
+		.topology = *topology};
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->changed, NULL);
 	bus_init(&vm->pio);

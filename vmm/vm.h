@@ -21,6 +21,11 @@
 
 #define VM_CPUS_MAX 64u
 
+/* How processors are told to be arranged: their product is how many there are. */
+struct vm_topology {
+	unsigned sockets, cores, threads; /* cores of a socket, threads of a core; each at least 1 */
+};
+
 enum vm_request {
 	VM_NOTHING,
 	VM_RESET,
@@ -49,6 +54,7 @@ enum vm_event {
 struct vcpu {
 	struct vm *vm;
 	unsigned index;
+	uint32_t apic_id; /* socket, core and thread in bit fields of their own */
 	int fd;
 	struct kvm_run *run;
 	pthread_t thread;
@@ -74,6 +80,7 @@ struct vm {
 	struct disk *disks; /* disk.h */
 	struct vcpu *vcpu;
 	unsigned cpus;
+	struct vm_topology topology;
 	/* Where the boot processor begins, flat 32-bit protected mode; entry 0: at the reset
 	 * vector. */
 	uint32_t entry, entry_ebx, entry_esi;
@@ -104,8 +111,10 @@ struct vm {
 	char failure[256];
 };
 
-/* Opens /dev/kvm, makes the machine with its interrupt controllers and memory, no devices. */
-int vm_new(struct vm *vm, const struct memory_options *memory, unsigned cpus, struct err *err);
+/* Opens /dev/kvm, makes the machine with its interrupt controllers and memory, no devices. -EINVAL:
+ * more processors than VM_CPUS_MAX, or spread so wide that an APIC has no number for one. */
+int vm_new(struct vm *vm, const struct memory_options *memory,
+	const struct vm_topology *topology, struct err *err);
 void vm_add_device(struct vm *vm, struct device *d); /* the VM's from then on */
 void vm_free(struct vm *vm);
 
@@ -148,6 +157,7 @@ void vm_set_irq(struct vm *vm, unsigned gsi, bool high);
 int vm_send_msi(struct vm *vm, uint64_t address, uint32_t data);
 
 /* vcpu.c */
+uint32_t vcpu_apic_id(const struct vm_topology *t, unsigned index);
 int vcpu_new(struct vcpu *c, struct vm *vm, unsigned index, struct err *err);
 int vcpu_start(struct vcpu *c, struct err *err); /* its thread; waits for vm->running */
 void vcpu_kick(struct vcpu *c);			 /* leaves the guest soon */

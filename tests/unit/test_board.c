@@ -66,7 +66,8 @@ static int make(void **state)
 	(void)state;
 	memset(&b, 0, sizeof(b));
 	b.vm.kvm_fd = b.vm.fd = -1;
-	b.vm.cpus = 3;
+	b.vm.cpus = 6;
+	b.vm.topology = (struct vm_topology){1, 3, 2};
 	pthread_mutex_init(&b.vm.lock, NULL);
 	pthread_cond_init(&b.vm.changed, NULL);
 	bus_init(&b.vm.pio);
@@ -308,6 +309,17 @@ static void smbios_has_as_many_structures_as_it_says(void **state)
 	free(anchor);
 }
 
+/* Each field of the number has bits of its own, so numbers have gaps. */
+static void processors_are_numbered_by_where_they_are(void **state)
+{
+	static const struct vm_topology t = {2, 3, 2};
+	static const uint32_t want[] = {0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_LEN(want); i++)
+		assert_int_equal(vcpu_apic_id(&t, i), want[i]);
+}
+
 /* ---- hot-plug -------------------------------------------------------------------- */
 
 static void a_new_slot_raises_an_event_and_is_told_once(void **state)
@@ -476,6 +488,7 @@ int main(void)
 			the_script_makes_tables_that_are_sound, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			smbios_has_as_many_structures_as_it_says, make, unmake),
+		cmocka_unit_test(processors_are_numbered_by_where_they_are),
 		cmocka_unit_test_setup_teardown(
 			a_new_slot_raises_an_event_and_is_told_once, make, unmake),
 		cmocka_unit_test_setup_teardown(
