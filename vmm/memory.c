@@ -2,23 +2,51 @@
 /* Guest memory. See memory.h. */
 #include "vmm/memory.h"
 
-#include <assert.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <linux/mempolicy.h>
 
 #include "base/math.h"
 
 #define HUGE_BYTES (2ull << 20)
+
+/* Before the first page is touched. */
+static int bind(void *host, uint64_t bytes, uint64_t nodes, struct err *err)
+{
+	if (syscall(SYS_mbind, host, bytes, MPOL_BIND, &nodes, sizeof(nodes) * 8 + 1,
+		    0) == 0)
+		return 0;
+	return err_errno(err, errno,
+		"cannot bind the guest's memory to NUMA nodes 0x%llx",
+		(unsigned long long)nodes);
+}
+
+/* As MAP_POPULATE does it, but after the pages' nodes are known. */
+static int populate(void *host, uint64_t bytes, struct err *err)
+{
+	if (madvise(host, bytes, MADV_POPULATE_WRITE) == 0)
+		return 0;
+	if (errno != EINVAL)
+		return err_errno(err, errno,
+			"%llu MiB of the guest's memory cannot be had",
+			(unsigned long long)(bytes >> 20));
+	for (uint64_t at = 0; at < bytes; at += 4096) /* before Linux 5.14 */
+		((volatile uint8_t *)host)[at] = 0;
+	return 0;
+}
 
 static int map_region(struct memory *m, uint64_t base, uint64_t bytes,
 	const struct memory_options *o, struct err *err)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 	void *host;
+	int ret;
 
 	if (o->huge)
 		flags |= MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
 	if (o->prealloc)
-		flags = (flags & ~MAP_NORESERVE) | MAP_POPULATE;
+		flags &= ~MAP_NORESERVE;
 	host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
 	if (host == MAP_FAILED)
 		return err_errno(err, errno,
@@ -30,7 +58,8 @@ static int map_region(struct memory *m, uint64_t base, uint64_t bytes,
 		madvise(host, bytes, MADV_MERGEABLE);
 	madvise(host, bytes, MADV_DONTDUMP);
 	m->region[m->n++] = (struct memory_region){base, bytes, host};
-	return 0;
+	ret = o->nodes ? bind(host, bytes, o->nodes, err) : 0;
+	return ret || !o->prealloc ? ret : populate(host, bytes, err);
 }
 
 int memory_new(struct memory *m, const struct memory_options *o, struct err *err)

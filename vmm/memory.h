@@ -33,6 +33,8 @@ struct memory_options {
 	bool mergeable;	    /* KSM may share equal pages */
 	bool huge;	    /* pages of 2 MiB from hugetlbfs; none there: an error */
 	bool prealloc;	    /* all of it is there before the guest starts */
+	uint64_t nodes;	    /* of the host's NUMA nodes 0 to 63, those that it has to come from;
+			     * 0: wherever the kernel takes it */
 };
 
 /* Maps it. Nothing stays mapped on failure. */
