@@ -44,7 +44,8 @@ static const char help[] =
 	"  --firmware-log FILE\n     where firmware writes what it does\n"
 	"  --disk file=IMAGE[,option=value...]\n     a virtio disk: format=FMT, "
 	"readonly, cache=MODE, "
-	"discard=unmap,\n     queues=N, serial=TEXT, and any option of the image's "
+	"discard=unmap,\n     queues=N, packed=on, serial=TEXT, and any option of the "
+	"image's "
 	"format\n"
 	"  --object OBJDEF\n     an object such as a secret\n\n"
 	"The serial console is on standard input and output. On a terminal Ctrl-A x ends "
@@ -89,6 +90,7 @@ static int take_disk_options(
 	uint64_t queues = 0;
 	int ret = opts_take_bool(opts, "readonly", &read_only, err);
 
+	ret = ret ? ret : opts_take_bool(opts, "packed", &d->packed, err);
 	ret = ret ? ret : opts_take_u64(opts, "queues", &queues, err);
 	ret = ret ? ret : take_serial(opts, d, err);
 	if (ret == 0 && queues > VM_CPUS_MAX)

@@ -31,7 +31,7 @@ static int add_disk(
 	struct disk *disk;
 	int ret = disk_new(&m->vm, &d->disk, &disk, err);
 
-	return ret ? ret : virtio_blk_new(&m->vm, m->pci, disk, queues, err);
+	return ret ? ret : virtio_blk_new(&m->vm, m->pci, disk, queues, d->packed, err);
 }
 
 static int add_disks(struct machine *m, const struct machine_options *o, struct err *err)

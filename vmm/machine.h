@@ -11,6 +11,7 @@
 struct machine_disk {
 	struct disk_options disk; /* its blk is the caller's; closed after machine_free */
 	unsigned queues;	  /* 0: one for each vCPU */
+	bool packed;		  /* virtio: packed rings are offered */
 };
 
 struct machine_options {

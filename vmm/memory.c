@@ -101,6 +101,18 @@ void *memory_at(const struct memory *m, uint64_t address, uint64_t bytes)
 	return NULL;
 }
 
+uint64_t memory_address(const struct memory *m, const void *host)
+{
+	for (unsigned i = 0; i < m->n; i++) {
+		uint64_t from = (uintptr_t)host - (uintptr_t)m->region[i].host;
+
+		if (from < m->region[i].bytes)
+			return m->region[i].base + from;
+	}
+	assert(!"RAM");
+	return 0;
+}
+
 uint64_t memory_bytes(const struct memory *m)
 {
 	uint64_t n = 0;

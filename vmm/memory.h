@@ -43,6 +43,8 @@ void memory_free(struct memory *m);
 
 /* The range as the host sees it; NULL unless all of it is RAM. */
 void *memory_at(const struct memory *m, uint64_t address, uint64_t bytes);
+/* The way back, for what memory_at gave. */
+uint64_t memory_address(const struct memory *m, const void *host);
 /* Bytes of RAM. */
 uint64_t memory_bytes(const struct memory *m);
 

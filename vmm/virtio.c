@@ -2,28 +2,19 @@
 /*
  * The virtio transport. See virtio.h.
  *
- * Life of a queue: set up by the guest → DRIVER_OK: its loop starts, a task there waits for
- * the guest's notifications (an ioeventfd) and starts a task for each chain → reset, or the
- * machine stops: the waiting task ends, chains under way are waited for, the loop ends.
- *
- * Lock order: d->lock, then the PCI function's.
+ * Lock order: d->lock, a queue's, the PCI function's.
  */
 #include "vmm/virtio.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <unistd.h>
 #include <linux/kvm.h>
 
-#include "base/aio.h"
 #include "base/endian.h"
 #include "base/log.h"
-#include "base/math.h"
+#include "vmm/virtio_queue.h"
 
 #define VENDOR      0x1af4
 #define DEVICE_BASE 0x1040
@@ -61,7 +52,9 @@ enum common {
 	QUEUE_DESC = 0x20,
 	QUEUE_DRIVER = 0x28,
 	QUEUE_DEVICE = 0x30,
-	COMMON_BYTES = 0x38,
+	QUEUE_NOTIFY_DATA = 0x38,
+	QUEUE_RESET = 0x3a,
+	COMMON_BYTES = 0x3c,
 };
 
 enum status {
@@ -69,175 +62,22 @@ enum status {
 	STATUS_FEATURES_OK = 8,
 	STATUS_NEEDS_RESET = 64,
 };
-#define ISR_QUEUE  1
-#define ISR_CONFIG 2
 
-/* ---- rings (2.7) ----------------------------------------------------------------- */
+/* ---- what queues and devices ask ------------------------------------------------- */
 
-struct descriptor {
-	le64 address;
-	le32 bytes;
-	le16 flags, next;
-};
-#define DESC_NEXT     1
-#define DESC_WRITE    2
-#define DESC_INDIRECT 4
-
-struct used_element {
-	le32 id, bytes;
-};
-#define RING_HEADER        4 /* flags, index */
-#define AVAIL_NO_INTERRUPT 1
-
-static uint16_t load16(const void *p)
+/* Set by the guest under the lock, and by whoever finds the device broken without it. */
+static uint8_t status_of(const struct virtio_device *d)
 {
-	return __atomic_load_n((const uint16_t *)p, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&d->status, __ATOMIC_ACQUIRE);
 }
 
-static bool has_rings(const struct virtio_queue *q)
+bool virtio_is_broken(const struct virtio_device *d)
 {
-	const struct memory *m = &q->d->vm->memory;
-	uint64_t n = q->size;
-
-	return memory_at(m, q->desc, n * sizeof(struct descriptor)) &&
-	       memory_at(m, q->avail, RING_HEADER + 2 * n) &&
-	       memory_at(m, q->used, RING_HEADER + n * sizeof(struct used_element)) &&
-	       !(q->desc & 15) && !(q->avail & 1) && !(q->used & 3);
-}
-
-static uint8_t *ring(const struct virtio_queue *q, uint64_t at)
-{
-	return memory_at(&q->d->vm->memory, at, 1); /* has_rings was asked */
-}
-
-static int add_segment(
-	struct virtio_chain *c, const struct memory *m, const struct descriptor *d)
-{
-	uint64_t bytes = le32_get(d->bytes);
-	unsigned n = c->n_out + c->n_in;
-	bool write = le16_get(d->flags) & DESC_WRITE;
-	void *host;
-
-	if (n == VIRTIO_CHAIN_MAX || (!write && c->n_in))
-		return -EINVAL;
-	host = memory_at(m, le64_get(d->address), bytes);
-	if (!host || !bytes)
-		return -EINVAL;
-	c->iov[n] = (struct iovec){host, bytes};
-	if (write) {
-		c->n_in++;
-		c->in_bytes += bytes;
-	} else {
-		c->n_out++;
-		c->out_bytes += bytes;
-	}
-	return 0;
-}
-
-/* Follows a table from its i-th descriptor. Each is copied before it is looked at. */
-static int walk(struct virtio_chain *c, const uint8_t *table, unsigned entries,
-	unsigned i, bool indirect)
-{
-	const struct memory *m = &c->q->d->vm->memory;
-	struct descriptor d;
-
-	for (unsigned steps = 0; steps < entries; steps++) {
-		unsigned flags;
-		int ret;
-
-		if (i >= entries)
-			return -EINVAL;
-		memcpy(&d, table + (size_t)i * sizeof(d), sizeof(d));
-		flags = le16_get(d.flags);
-		if (flags & DESC_INDIRECT) {
-			uint64_t bytes = le32_get(d.bytes);
-			const uint8_t *below = memory_at(m, le64_get(d.address), bytes);
-
-			/* One such table is all of the chain (2.7.5.3.1). */
-			if (indirect || (flags & DESC_NEXT) || !below || steps ||
-				bytes % sizeof(d) || !bytes ||
-				bytes / sizeof(d) > VIRTIO_CHAIN_MAX)
-				return -EINVAL;
-			return walk(c, below, (unsigned)(bytes / sizeof(d)), 0, true);
-		}
-		ret = add_segment(c, m, &d);
-		if (ret || !(flags & DESC_NEXT))
-			return ret;
-		i = le16_get(d.next);
-	}
-	return -EINVAL; /* it comes back to itself */
-}
-
-/* The chain that begins there. */
-static struct virtio_chain *chain_new(struct virtio_queue *q, uint16_t head, int *ret)
-{
-	struct virtio_chain *c = malloc(sizeof(*c));
-
-	if (!c) {
-		*ret = -ENOMEM;
-		return NULL;
-	}
-	c->q = q;
-	c->n_out = c->n_in = 0;
-	c->out_bytes = c->in_bytes = 0;
-	c->head = head;
-	*ret = walk(c, ring(q, q->desc), q->size, head, false);
-	if (*ret == 0)
-		return c;
-	free(c);
-	return NULL;
-}
-
-static bool take_held(struct virtio_queue *q, uint16_t *head)
-{
-	bool there;
-
-	task_lock(&q->lock);
-	there = q->n_again > 0;
-	if (there) {
-		*head = q->held[0];
-		q->n_again--;
-		q->n_held--;
-		memmove(q->held, q->held + 1, q->n_held * sizeof(*q->held));
-	}
-	task_unlock(&q->lock);
-	return there;
-}
-
-/* The next chain; NULL where there is none, or *ret is set. On the queue's loop. A guest that
- * offers more than there are descriptors has offered some twice. */
-static struct virtio_chain *next_chain(struct virtio_queue *q, int *ret)
-{
-	uint8_t *avail = ring(q, q->avail);
-	struct virtio_chain *c;
-	uint16_t offered, head;
-
-	*ret = 0;
-	if (take_held(q, &head))
-		return chain_new(q, head, ret);
-	offered = (uint16_t)(load16(avail + 2) - q->next_avail);
-	if (!offered)
-		return NULL;
-	if (offered > q->size || q->in_flight >= q->size) {
-		*ret = -EINVAL;
-		return NULL;
-	}
-	c = chain_new(
-		q, load16(avail + RING_HEADER + 2 * (q->next_avail % q->size)), ret);
-	if (c)
-		q->next_avail++;
-	return c;
-}
-
-static bool wants_interrupt(const struct virtio_queue *q)
-{
-	const uint16_t *flags = (const void *)ring(q, q->avail);
-
-	return !(__atomic_load_n(flags, __ATOMIC_SEQ_CST) & AVAIL_NO_INTERRUPT);
+	return status_of(d) & STATUS_NEEDS_RESET;
 }
 
 /* The guest may set the vector meanwhile. */
-static void interrupt(struct virtio_device *d, const uint16_t *vector, unsigned isr)
+void virtio_interrupt(struct virtio_device *d, const uint16_t *vector, unsigned isr)
 {
 	if (pci_msix_enabled(&d->pci)) {
 		pci_notify(&d->pci, __atomic_load_n(vector, __ATOMIC_RELAXED));
@@ -247,201 +87,37 @@ static void interrupt(struct virtio_device *d, const uint16_t *vector, unsigned 
 	pci_set_intx(&d->pci, true);
 }
 
-/* The chain is not under way any more; it is told by its queue, as it may be gone. */
-static void ended(struct virtio_queue *q)
-{
-	task_lock(&q->lock);
-	q->in_flight--;
-	task_cond_broadcast(&q->changed);
-	task_unlock(&q->lock);
-}
-
-void virtio_hold(struct virtio_chain *c)
-{
-	struct virtio_queue *q = c->q;
-
-	task_lock(&q->lock);
-	assert(q->n_held <
-		VIRTIO_QUEUE_SIZE); /* in_flight is bounded by the queue's size */
-	q->held[q->n_held++] = c->head;
-	task_unlock(&q->lock);
-	free(c);
-	ended(q);
-}
-
-void virtio_done(struct virtio_chain *c, uint32_t written)
-{
-	struct virtio_queue *q = c->q;
-	uint8_t *used = ring(q, q->used);
-	struct used_element e = {le32_put(c->head), le32_put(written)};
-
-	pthread_mutex_lock(&q->used_lock);
-	memcpy(used + RING_HEADER + sizeof(e) * (q->next_used % q->size), &e, sizeof(e));
-	q->next_used++;
-	/* Sequentially consistent, as is the question whether the guest wants to be told: one
-	 * of the two, it or we, sees what the other wrote. */
-	__atomic_store_n((uint16_t *)(void *)(used + 2), q->next_used, __ATOMIC_SEQ_CST);
-	pthread_mutex_unlock(&q->used_lock);
-	if (wants_interrupt(q))
-		interrupt(q->d, &q->vector, ISR_QUEUE);
-	free(c);
-	ended(q);
-}
-
-/* ---- serving --------------------------------------------------------------------- */
-
-/* Set by the guest under the lock, and by whoever finds the device broken without it. */
-static uint8_t status_of(const struct virtio_device *d)
-{
-	return __atomic_load_n(&d->status, __ATOMIC_ACQUIRE);
-}
-
-static bool is_broken(const struct virtio_device *d)
-{
-	return status_of(d) & STATUS_NEEDS_RESET;
-}
-
-struct virtio_chain *virtio_take(struct virtio_queue *q)
-{
-	struct virtio_chain *c;
-	int ret;
-
-	if (is_broken(q->d))
-		return NULL;
-	c = next_chain(q, &ret);
-	if (ret == -EINVAL)
-		virtio_break(q->d, "a descriptor chain makes no sense");
-	else if (ret)
-		virtio_break(q->d, "there is no memory for a request");
-	if (!c)
-		return NULL;
-	task_lock(&q->lock);
-	q->in_flight++;
-	task_unlock(&q->lock);
-	return c;
-}
-
-static void serve_chain(void *arg)
-{
-	struct virtio_chain *c = arg;
-
-	c->q->d->ops->serve(c->q->d, c);
-}
-
-/* Starts what the guest has offered. */
-static void serve_offered(struct virtio_queue *q)
-{
-	struct virtio_chain *c;
-
-	while ((c = virtio_take(q)))
-		if (task_spawn(NULL, serve_chain, c))
-			serve_chain(c);
-}
-
-bool virtio_stopping(struct virtio_queue *q)
-{
-	bool stopping;
-
-	task_lock(&q->lock);
-	stopping = q->stopping;
-	task_unlock(&q->lock);
-	return stopping;
-}
-
-void virtio_clear_event(struct virtio_queue *q)
-{
-	uint64_t count;
-
-	if (read(q->event_fd, &count, sizeof(count)) < 0)
-		return; /* it was clear */
-}
-
 bool virtio_has(const struct virtio_device *d, unsigned feature)
 {
 	return d->driver_features >> feature & 1;
 }
 
-/* What was offered before the machine stopped has its notification still to come, or not
- * any more: so it is looked at first. */
-static void queue_main(void *arg)
+/* ---- serving --------------------------------------------------------------------- */
+
+static void start_or_fail(struct virtio_queue *q)
 {
-	struct virtio_queue *q = arg;
-
-	if (!q->d->ops->run || !q->d->ops->run(q->d, q))
-		while (!virtio_stopping(q)) {
-			serve_offered(q);
-			aio_poll(q->event_fd, POLLIN, -1);
-			virtio_clear_event(q);
-		}
-	task_lock(&q->lock);
-	while (q->in_flight)
-		task_cond_wait(&q->changed, &q->lock);
-	q->stopped = true;
-	task_cond_broadcast(&q->changed);
-	task_unlock(&q->lock);
-}
-
-static int start_queue(struct virtio_queue *q)
-{
-	struct err err = ERR_INIT;
-
-	q->stopping = q->stopped = false;
-	q->n_again = q->n_held;
-	q->loop = loop_start(&err);
-	if (!q->loop)
-		return -err.code;
-	if (task_spawn(q->loop, queue_main, q) == 0)
-		return 0;
-	loop_stop(q->loop);
-	q->loop = NULL;
-	return -ENOMEM;
-}
-
-static void ring_bell(struct virtio_queue *q)
-{
-	uint64_t one = 1;
-
-	if (write(q->event_fd, &one, sizeof(one)) < 0)
-		return; /* it is full of them */
-}
-
-static void stop_queue(struct virtio_queue *q)
-{
-	if (!q->loop)
-		return;
-	task_lock(&q->lock);
-	q->stopping = true;
-	task_unlock(&q->lock);
-	ring_bell(q);
-	task_lock(&q->lock);
-	while (!q->stopped)
-		task_cond_wait(&q->changed, &q->lock);
-	task_unlock(&q->lock);
-	loop_stop(q->loop);
-	q->loop = NULL;
+	if (q->enabled && virtio_queue_start(q))
+		vm_fail(q->d->vm, "%s: no thread for a queue", q->d->ops->name);
 }
 
 /* d->lock is held for these. */
 static void stop_serving(struct virtio_device *d)
 {
 	for (unsigned i = 0; i < d->n_queues; i++)
-		stop_queue(&d->queue[i]);
+		virtio_queue_stop(&d->queue[i]);
 	d->serving = false;
 }
 
 static void start_serving(struct virtio_device *d)
 {
-	if (d->serving || d->paused || !(status_of(d) & STATUS_DRIVER_OK) || is_broken(d))
+	unsigned ready = STATUS_FEATURES_OK | STATUS_DRIVER_OK;
+
+	if (d->serving || d->paused || (status_of(d) & ready) != ready ||
+		virtio_is_broken(d))
 		return;
 	d->serving = true;
-	for (unsigned i = 0; i < d->n_queues; i++) {
-		struct virtio_queue *q = &d->queue[i];
-
-		if (q->enabled && start_queue(q)) {
-			vm_fail(d->vm, "%s: no thread for a queue", d->ops->name);
-			return;
-		}
-	}
+	for (unsigned i = 0; i < d->n_queues; i++)
+		start_or_fail(&d->queue[i]);
 }
 
 void virtio_break(struct virtio_device *d, const char *why)
@@ -454,7 +130,7 @@ void virtio_break(struct virtio_device *d, const char *why)
 		"%s in slot %u: %s; it waits for a reset by the guest", d->ops->name,
 		d->pci.slot, why);
 	if (old & STATUS_DRIVER_OK)
-		interrupt(d, &d->config_vector, ISR_CONFIG);
+		virtio_interrupt(d, &d->config_vector, VIRTIO_ISR_CONFIG);
 }
 
 void virtio_config_changed(struct virtio_device *d)
@@ -463,20 +139,10 @@ void virtio_config_changed(struct virtio_device *d)
 	d->config_generation++;
 	pthread_mutex_unlock(&d->lock);
 	if (status_of(d) & STATUS_DRIVER_OK)
-		interrupt(d, &d->config_vector, ISR_CONFIG);
+		virtio_interrupt(d, &d->config_vector, VIRTIO_ISR_CONFIG);
 }
 
 /* ---- set-up by the guest; d->lock is held ---------------------------------------- */
-
-static void reset_queue(struct virtio_queue *q)
-{
-	q->size = VIRTIO_QUEUE_SIZE;
-	q->vector = PCI_NO_VECTOR;
-	q->enabled = false;
-	q->desc = q->avail = q->used = 0;
-	q->next_avail = q->next_used = 0;
-	q->n_held = q->n_again = 0;
-}
 
 static void reset_device(struct virtio_device *d)
 {
@@ -488,7 +154,7 @@ static void reset_device(struct virtio_device *d)
 	__atomic_store_n(&d->status, 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&d->isr, 0, __ATOMIC_RELEASE);
 	for (unsigned i = 0; i < d->n_queues; i++)
-		reset_queue(&d->queue[i]);
+		virtio_queue_reset(&d->queue[i]);
 	if (d->ops->reset)
 		d->ops->reset(d);
 	pci_set_intx(&d->pci, false);
@@ -520,20 +186,27 @@ static void set_status(struct virtio_device *d, uint8_t value)
 	start_serving(d);
 }
 
+/* While the device is served: after it was reset alone. */
 static void enable_queue(struct virtio_queue *q)
 {
-	if (!q || q->enabled || q->d->serving)
+	if (!q || q->enabled || (q->d->serving && !virtio_has(q->d, VIRTIO_F_RING_RESET)))
 		return;
-	if (has_rings(q))
-		q->enabled = true;
-	else
+	if (!virtio_queue_fits(q)) {
 		virtio_break(q->d, "a queue does not lie in memory");
+		return;
+	}
+	q->enabled = true;
+	if (q->d->serving)
+		start_or_fail(q);
 }
 
-static void set_queue_size(struct virtio_queue *q, uint64_t size)
+/* One queue alone (2.6.1); it is done when this returns. */
+static void reset_one(struct virtio_queue *q)
 {
-	if (q && !q->enabled && is_pow2(size) && size <= VIRTIO_QUEUE_SIZE)
-		q->size = (uint16_t)size;
+	if (!q || !q->enabled || !virtio_has(q->d, VIRTIO_F_RING_RESET))
+		return;
+	virtio_queue_stop(q);
+	virtio_queue_reset(q);
 }
 
 static void set_vector(struct virtio_device *d, uint16_t *vector, uint64_t value)
@@ -573,7 +246,7 @@ static void common_write(
 		break;
 	case DRIVER_FEATURE:
 		if (d->driver_feature_select < 2 &&
-			!(status_of(d) & STATUS_FEATURES_OK)) {
+			!(status_of(d) & STATUS_FEATURES_OK) && !d->serving) {
 			unsigned shift = 32 * d->driver_feature_select;
 
 			d->driver_features &= ~((uint64_t)UINT32_MAX << shift);
@@ -590,7 +263,8 @@ static void common_write(
 		d->queue_select = (uint16_t)value;
 		break;
 	case QUEUE_SIZE:
-		set_queue_size(q, value);
+		if (q)
+			virtio_queue_resize(q, value);
 		break;
 	case QUEUE_VECTOR:
 		if (q)
@@ -600,8 +274,12 @@ static void common_write(
 		if (value == 1)
 			enable_queue(q);
 		break;
+	case QUEUE_RESET:
+		if (value == 1)
+			reset_one(q);
+		break;
 	default:
-		if (q && offset >= QUEUE_DESC && offset < COMMON_BYTES && bytes >= 4)
+		if (q && offset >= QUEUE_DESC && offset < QUEUE_NOTIFY_DATA && bytes >= 4)
 			set_address(q, offset, bytes, value);
 		break;
 	}
@@ -648,7 +326,7 @@ static uint64_t common_read(struct virtio_device *d, unsigned offset)
 	case QUEUE_NOTIFY_OFF:
 		return d->queue_select;
 	default:
-		return q && offset >= QUEUE_DESC && offset < COMMON_BYTES
+		return q && offset >= QUEUE_DESC && offset < QUEUE_NOTIFY_DATA
 			       ? address_of(q, offset)
 			       : 0;
 	}
@@ -707,7 +385,7 @@ static uint64_t bar_read(void *dev, uint64_t offset, unsigned bytes)
 static void notify(struct virtio_device *d, uint64_t offset)
 {
 	if (offset / NOTIFY_STEP < d->n_queues)
-		ring_bell(&d->queue[offset / NOTIFY_STEP]);
+		virtio_queue_ring(&d->queue[offset / NOTIFY_STEP]);
 }
 
 static void bar_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
@@ -809,40 +487,13 @@ static void virtio_free(struct device *dev)
 
 	virtio_stop(dev);
 	pci_remove(&d->pci);
-	for (unsigned i = 0; i < d->n_queues; i++) {
-		close(d->queue[i].event_fd);
-		pthread_mutex_destroy(&d->queue[i].used_lock);
-	}
+	for (unsigned i = 0; i < d->n_queues; i++)
+		virtio_queue_free(&d->queue[i]);
 	pthread_mutex_destroy(&d->lock);
 	d->ops->free(d);
 }
 
 /* ---- state ----------------------------------------------------------------------- */
-
-static void queue_state(struct virtio_queue *q, struct state *s)
-{
-	uint32_t held = q->n_held;
-
-	state_u16(s, &q->size);
-	state_u16(s, &q->vector);
-	state_bool(s, &q->enabled);
-	state_u64(s, &q->desc);
-	state_u64(s, &q->avail);
-	state_u64(s, &q->used);
-	state_u16(s, &q->next_avail);
-	state_u16(s, &q->next_used);
-	state_u32(s, &held);
-	if (!state_check(s,
-		    is_pow2(q->size) && q->size <= VIRTIO_QUEUE_SIZE && held <= q->size,
-		    "a queue's size cannot be") ||
-		!state_check(
-			s, !q->enabled || has_rings(q), "a queue does not lie in memory"))
-		q->enabled = false; /* it is never looked at */
-	else
-		q->n_held = held;
-	for (unsigned i = 0; i < q->n_held; i++)
-		state_u16(s, &q->held[i]);
-}
 
 static void virtio_state(struct device *dev, struct state *s, unsigned version)
 {
@@ -866,7 +517,7 @@ static void virtio_state(struct device *dev, struct state *s, unsigned version)
 	state_bytes(s, d->config, d->config_bytes);
 	d->isr = isr;
 	for (unsigned i = 0; i < d->n_queues; i++)
-		queue_state(&d->queue[i], s);
+		virtio_queue_state(&d->queue[i], s);
 	if (d->ops->state)
 		d->ops->state(d, s, version);
 }
@@ -892,8 +543,8 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 		.free = virtio_free};
 	d->device.ops = &d->device_ops;
 	d->vm = vm;
-	d->features |=
-		(uint64_t)1 << VIRTIO_F_VERSION_1 | (uint64_t)1 << VIRTIO_F_INDIRECT_DESC;
+	d->features |= 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_INDIRECT_DESC |
+		       1ull << VIRTIO_F_EVENT_IDX | 1ull << VIRTIO_F_RING_RESET;
 	d->paused = true;
 	pthread_mutex_init(&d->lock, NULL);
 	pci_function_init(&d->pci, vm, &id);
@@ -902,14 +553,10 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 	d->pci.bar[BAR].moved = bar_moved;
 	add_capabilities(d);
 	for (unsigned i = 0; i < d->n_queues; i++) {
-		struct virtio_queue *q = &d->queue[i];
+		int ret = virtio_queue_init(&d->queue[i], d, i);
 
-		*q = (struct virtio_queue){.d = d, .index = i};
-		q->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		if (q->event_fd < 0)
-			return err_errno(err, errno, "virtio");
-		pthread_mutex_init(&q->used_lock, NULL);
-		reset_queue(q);
+		if (ret)
+			return err_errno(err, -ret, "virtio");
 	}
 	if (pci_add(pci, &d->pci, slot, err))
 		return -err->code;

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Virtio 1.2 over PCI (4.1), split queues (2.7) with indirect descriptors: what all virtio
- * devices share. A device says what it is and serves its queues; the guest's rings are read
- * and written here only.
+ * Virtio 1.2 over PCI (4.1): what all virtio devices share. A device says what it is and
+ * serves its queues; the guest's rings are read and written here (vring.h) only.
  *
- * The guest is hostile. Addresses are looked up (memory_at) each time a chain is taken, what
- * a descriptor says is read once, and a queue whose rings make no sense breaks the device
+ * The guest is hostile. Addresses are looked up (memory_at) when a chain is taken, what a
+ * descriptor says is read once, and a queue whose rings make no sense breaks the device
  * (DEVICE_NEEDS_RESET), never the process.
  *
  * A queue is served on a loop of its own, a thread of its own, in one of two ways. With
@@ -28,16 +27,22 @@
 
 enum virtio_feature {
 	VIRTIO_F_INDIRECT_DESC = 28,
+	VIRTIO_F_EVENT_IDX = 29,
 	VIRTIO_F_VERSION_1 = 32,
+	VIRTIO_F_RING_PACKED = 34,
+	VIRTIO_F_RING_RESET = 40,
 };
 
 struct virtio_queue;
 struct virtio_device;
+struct vring_ops;
 
 /* A chain of buffers that the guest offers: what the device may read comes first. */
 struct virtio_chain {
 	struct virtio_queue *q;
-	uint16_t head;
+	struct virtio_chain *next;
+	uint16_t id;	/* the driver's name for it */
+	uint16_t descs; /* of a packed ring that it takes up */
 	unsigned n_out, n_in; /* segments that the device reads, writes */
 	uint64_t out_bytes, in_bytes;
 	struct iovec iov[VIRTIO_CHAIN_MAX]; /* out, then in */
@@ -71,22 +76,27 @@ struct virtio_queue {
 	/* Set by the guest while the device is off; under the device's lock. */
 	uint16_t size, vector;
 	bool enabled;
-	uint64_t desc, avail, used; /* guest-physical */
+	uint64_t desc, avail, used; /* guest-physical; packed: the ring, driver's and device's area */
+	const struct vring_ops *ring; /* of the layout; once enabled */
+	bool event_idx;
 
 	int event_fd; /* the guest's notification */
 	struct loop *loop;
 	/* On the loop. */
+	bool listening;
 	uint16_t next_avail;
-	unsigned in_flight;
-	/* Chains that were taken and not ended when the machine stopped, by their heads: they are
-	 * taken again, and first, when it starts. Under lock. */
-	uint16_t held[VIRTIO_QUEUE_SIZE];
-	unsigned n_held, n_again; /* in all; which may be taken: those from before the start */
-	bool stopping, stopped;
-	struct task_mutex lock;
+	bool avail_lap; /* of packed rings: 1 the first time round, then 0, … */
+	struct virtio_chain *again; /* taken before the machine stopped; they come first */
+
+	struct task_mutex lock; /* around what follows */
 	struct task_cond changed;
-	pthread_mutex_t used_lock; /* the used ring */
+	bool stopping, stopped;
 	uint16_t next_used;
+	bool used_lap;
+	unsigned in_flight;
+	struct virtio_chain *held, **held_end; /* are taken again after the next start */
+	struct virtio_chain *spare;
+	unsigned n_spare;
 };
 
 struct virtio_device {
@@ -95,7 +105,7 @@ struct virtio_device {
 	const struct virtio_device_ops *ops;
 	struct vm *vm;
 	struct pci_function pci;
-	uint64_t features;	      /* offered */
+	uint64_t features;	      /* offered; RING_PACKED is for the maker to set */
 	uint8_t config[VIRTIO_CONFIG_MAX];
 	unsigned config_bytes;
 	unsigned n_queues;
@@ -118,8 +128,8 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 
 /* Ends a chain, of which `written` bytes of its in-part were filled. */
 void virtio_done(struct virtio_chain *c, uint32_t written);
-/* The machine is stopping, and the chain is not served: it will be handed out again, as if it
- * had never been, when the machine starts, here or where its state was loaded. Frees it. */
+/* The machine is stopping, and the chain is not served: it will be handed out again, as it is,
+ * when the machine starts, here or where its state was loaded. Its iov must not be changed. */
 void virtio_hold(struct virtio_chain *c);
 /* For ops->run: the next chain, NULL where there is none (or the device is broken). */
 struct virtio_chain *virtio_take(struct virtio_queue *q);

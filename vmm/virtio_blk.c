@@ -217,7 +217,7 @@ static uint8_t status_of(int ret)
 
 static void serve(struct virtio_device *d, struct virtio_chain *c)
 {
-	struct iovec *segments = malloc(VIRTIO_CHAIN_MAX * sizeof(*segments));
+	struct iovec *segments = malloc((c->n_out + c->n_in) * sizeof(*segments));
 	struct work w = {.v = blk_of(d), .c = c};
 	uint8_t status;
 	uint32_t written = 1;
@@ -306,7 +306,7 @@ static void fill_config(struct virtio_blk *v, unsigned queues)
 }
 
 int virtio_blk_new(struct vm *vm, struct pci *pci, struct disk *disk, unsigned queues,
-	struct err *err)
+	bool packed, struct err *err)
 {
 	struct virtio_blk *v = calloc(1, sizeof(*v));
 	int ret;
@@ -317,6 +317,8 @@ int virtio_blk_new(struct vm *vm, struct pci *pci, struct disk *disk, unsigned q
 	v->virtio.n_queues = queues;
 	v->disk = disk;
 	fill_config(v, queues);
+	if (packed)
+		v->virtio.features |= 1ull << VIRTIO_F_RING_PACKED;
 	ret = virtio_add(&v->virtio, vm, pci, -1, err);
 	if (ret) {
 		free(v);

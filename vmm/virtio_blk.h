@@ -6,8 +6,8 @@
 #include "vmm/disk.h"
 #include "vmm/virtio.h"
 
-/* queues: loops that serve it at once, 1 to VIRTIO_QUEUES_MAX. */
+/* queues: loops that serve it at once, 1 to VIRTIO_QUEUES_MAX. packed: such rings are offered. */
 int virtio_blk_new(struct vm *vm, struct pci *pci, struct disk *disk, unsigned queues,
-	struct err *err);
+	bool packed, struct err *err);
 
 #endif
