@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/math.h"
 #include "base/task.h"
+#include "block/driver.h"
 
 #define SECOND   1000000000ull
 #define BURST_NS (SECOND / 10) /* that much of its rate may be used at once */
@@ -253,6 +254,7 @@ int disk_new(
 	d->blk = o->blk;
 	d->read_only = blk_read_only(o->blk);
 	d->discard = o->discard;
+	d->discard_zeroes = o->blk->caps & BLK_CAP_ZERO_UNMAP;
 	d->boot = o->boot;
 	d->policy[0] = o->on_read_error;
 	d->policy[1] = o->on_write_error;

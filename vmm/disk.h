@@ -57,6 +57,7 @@ struct disk {
 	struct blk *blk;
 	char id[DISK_ID_MAX], serial[DISK_SERIAL_MAX];
 	bool read_only, discard;
+	bool discard_zeroes; /* disk_zero() with BLK_MAY_UNMAP is as good as a discard */
 	unsigned boot;
 	/* The device in front of it: its name on the guest's side, where firmware finds it (the
 	 * path that bootorder has; "" where it cannot), and who is told of a new size. */
