@@ -385,7 +385,7 @@ static uint64_t bar_read(void *dev, uint64_t offset, unsigned bytes)
 static void notify(struct virtio_device *d, uint64_t offset)
 {
 	if (offset / NOTIFY_STEP < d->n_queues)
-		virtio_queue_ring(&d->queue[offset / NOTIFY_STEP]);
+		virtio_wake(&d->queue[offset / NOTIFY_STEP]);
 }
 
 static void bar_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)

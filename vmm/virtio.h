@@ -43,6 +43,7 @@ struct virtio_chain {
 	struct virtio_chain *next;
 	uint16_t id;	/* the driver's name for it */
 	uint16_t descs; /* of a packed ring that it takes up */
+	bool again;	/* was held when the machine stopped */
 	unsigned n_out, n_in; /* segments that the device reads, writes */
 	uint64_t out_bytes, in_bytes;
 	struct iovec iov[VIRTIO_CHAIN_MAX]; /* out, then in */
@@ -93,7 +94,7 @@ struct virtio_queue {
 	bool stopping, stopped;
 	uint16_t next_used;
 	bool used_lap;
-	unsigned in_flight;
+	unsigned in_flight, catching_up; /* chains; those of them, or of `again`, that were held */
 	struct virtio_chain *held, **held_end; /* are taken again after the next start */
 	struct virtio_chain *spare;
 	unsigned n_spare;
@@ -134,6 +135,12 @@ void virtio_hold(struct virtio_chain *c);
 /* For ops->run: the next chain, NULL where there is none (or the device is broken). */
 struct virtio_chain *virtio_take(struct virtio_queue *q);
 bool virtio_stopping(struct virtio_queue *q);
+/* From any thread: event_fd becomes readable. */
+void virtio_wake(struct virtio_queue *q);
+/* Chains are held, and the machine is about to stop. */
+bool virtio_is_holding(struct virtio_queue *q);
+/* Some of those that were held when it stopped are not ended yet; never true for good. */
+bool virtio_is_catching_up(struct virtio_queue *q);
 /* After aio_poll() said that event_fd is readable. */
 void virtio_clear_event(struct virtio_queue *q);
 /* Whether the driver has taken a feature. */

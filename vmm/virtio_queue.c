@@ -43,6 +43,7 @@ static struct virtio_chain *chain_new(struct virtio_queue *q)
 	c->n_out = c->n_in = 0;
 	c->out_bytes = c->in_bytes = 0;
 	c->next = NULL;
+	c->again = false;
 	return c;
 }
 
@@ -76,7 +77,7 @@ static void forget_chains(struct virtio_queue *q)
 	free_list(&q->held);
 	free_list(&q->spare);
 	q->held_end = &q->held;
-	q->n_spare = 0;
+	q->n_spare = q->catching_up = 0;
 }
 
 /* What was held goes behind what was already waiting to be taken again. */
@@ -89,12 +90,18 @@ static void take_again(struct virtio_queue *q)
 	*end = q->held;
 	q->held = NULL;
 	q->held_end = &q->held;
+	q->catching_up = 0;
+	for (struct virtio_chain *c = q->again; c; c = c->next) {
+		c->again = true;
+		q->catching_up++;
+	}
 }
 
 /* The chain is not under way any more; the lock is held, and it is the last of it. */
-static void ended(struct virtio_queue *q)
+static void ended(struct virtio_queue *q, bool again)
 {
 	q->in_flight--;
+	q->catching_up -= again;
 	if (!q->in_flight && q->stopping)
 		task_cond_broadcast(&q->changed);
 }
@@ -107,7 +114,7 @@ void virtio_hold(struct virtio_chain *c)
 	task_lock(&q->lock);
 	*q->held_end = c;
 	q->held_end = &c->next;
-	ended(q);
+	ended(q, c->again);
 	task_unlock(&q->lock);
 }
 
@@ -116,12 +123,14 @@ void virtio_hold(struct virtio_chain *c)
 void virtio_done(struct virtio_chain *c, uint32_t written)
 {
 	struct virtio_queue *q = c->q;
+	bool again;
 
 	task_lock(&q->lock);
 	if (q->ring->give_back(q, c, written))
 		virtio_interrupt(q->d, &q->vector, VIRTIO_ISR_QUEUE);
+	again = c->again;
 	chain_free(c);
-	ended(q);
+	ended(q, again);
 	task_unlock(&q->lock);
 }
 
@@ -221,6 +230,26 @@ bool virtio_stopping(struct virtio_queue *q)
 	return stopping;
 }
 
+bool virtio_is_holding(struct virtio_queue *q)
+{
+	bool holding;
+
+	task_lock(&q->lock);
+	holding = q->held;
+	task_unlock(&q->lock);
+	return holding;
+}
+
+bool virtio_is_catching_up(struct virtio_queue *q)
+{
+	bool again;
+
+	task_lock(&q->lock);
+	again = q->catching_up && !virtio_is_broken(q->d);
+	task_unlock(&q->lock);
+	return again;
+}
+
 void virtio_clear_event(struct virtio_queue *q)
 {
 	uint64_t count;
@@ -266,7 +295,7 @@ int virtio_queue_start(struct virtio_queue *q)
 	return -ENOMEM;
 }
 
-void virtio_queue_ring(struct virtio_queue *q)
+void virtio_wake(struct virtio_queue *q)
 {
 	uint64_t one = 1;
 
@@ -281,7 +310,7 @@ void virtio_queue_stop(struct virtio_queue *q)
 	task_lock(&q->lock);
 	q->stopping = true;
 	task_unlock(&q->lock);
-	virtio_queue_ring(q);
+	virtio_wake(q);
 	task_lock(&q->lock);
 	while (!q->stopped)
 		task_cond_wait(&q->changed, &q->lock);
@@ -377,22 +406,13 @@ static void chain_state(struct virtio_chain *c, struct state *s)
 	c->in_bytes = iov_bytes(c->iov + n_out, (int)n_in);
 }
 
-static unsigned count(const struct virtio_chain *list)
-{
-	unsigned n = 0;
-
-	for (; list; list = list->next)
-		n++;
-	return n;
-}
-
 /* Those that are to be taken again. */
 static void held_state(struct virtio_queue *q, struct state *s)
 {
 	uint32_t n;
 
 	take_again(q);
-	n = count(q->again);
+	n = q->catching_up;
 	state_u32(s, &n);
 	if (!state_loading(s)) {
 		for (struct virtio_chain *c = q->again; c; c = c->next)
