@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backends/fault.h"
+#include "tests/unit/support_blk.h"
+#include "tests/unit/support_machine.h"
+
+void board_new(struct board *b, uint64_t disk_bytes, const struct disk_options *o,
+	unsigned flags)
+{
+	struct memory_options memory = {.bytes = BOARD_RAM};
+	struct disk_options options = *o;
+	struct err err = ERR_INIT;
+	char text[128];
+
+	memset(b, 0, sizeof(*b));
+	b->vm.kvm_fd = b->vm.fd = -1;
+	pthread_mutex_init(&b->vm.lock, NULL);
+	pthread_cond_init(&b->vm.changed, NULL);
+	bus_init(&b->vm.pio);
+	bus_init(&b->vm.mmio);
+	assert_int_equal(memory_new(&b->vm.memory, &memory, &err), 0);
+	assert_int_equal(pci_new(&b->vm, &b->pci, &err), 0);
+	snprintf(text, sizeof(text), "driver=fault,file.driver=mem,file.size=%llu",
+		(unsigned long long)disk_bytes);
+	b->blk = node_open(text, flags);
+	options.blk = b->blk;
+	assert_int_equal(disk_new(&b->vm, &options, &b->disk, &err), 0);
+}
+
+void board_free(struct board *b)
+{
+	vm_free(&b->vm);
+	assert_int_equal(blk_close(b->blk), 0);
+}
+
+void board_reset(struct board *b)
+{
+	for (struct device *d = b->vm.devices; d; d = d->next)
+		if (d->ops->reset)
+			d->ops->reset(d);
+}
+
+void board_start(struct board *b)
+{
+	vm_resume(&b->vm);
+	__atomic_store_n(&b->vm.stopping, false, __ATOMIC_RELEASE);
+	for (struct device *d = b->vm.devices; d; d = d->next)
+		if (d->ops->start)
+			d->ops->start(d);
+}
+
+void board_stop(struct board *b)
+{
+	__atomic_store_n(&b->vm.stopping, true, __ATOMIC_RELEASE);
+	for (struct device *d = b->vm.devices; d; d = d->next)
+		if (d->ops->stop)
+			d->ops->stop(d);
+}
+
+void board_fail(struct board *b, unsigned ops, unsigned nth)
+{
+	struct fault_plan plan = {.ops = ops, .at = nth, .error = EIO};
+
+	fault_arm(fault_find(b->blk), &plan);
+}
+
+void board_wait_stop(struct board *b)
+{
+	for (unsigned i = 0; vm_status(&b->vm) == VM_STATUS_RUNNING && i < 50000; i++)
+		usleep(100);
+	assert_int_equal(vm_status(&b->vm), VM_STATUS_IO_ERROR);
+	board_stop(b);
+}
+
+void *board_at(struct board *b, uint64_t address)
+{
+	return memory_at(&b->vm.memory, address, 1);
+}
+
+uint32_t board_config_read(struct board *b, unsigned slot, unsigned reg)
+{
+	bus_write(&b->vm.pio, 0xcf8, 4, 0x80000000u | slot << 11 | reg);
+	return (uint32_t)bus_read(&b->vm.pio, 0xcfc, 4);
+}
+
+void board_config_write(struct board *b, unsigned slot, unsigned reg, uint32_t value)
+{
+	bus_write(&b->vm.pio, 0xcf8, 4, 0x80000000u | slot << 11 | reg);
+	bus_write(&b->vm.pio, 0xcfc, 4, value);
+}
+
+/* ---- state ----------------------------------------------------------------------- */
+
+static void describe(struct board *b, struct state *s)
+{
+	for (struct device *d = b->vm.devices; d; d = d->next) {
+		unsigned version;
+
+		if (!d->ops->state)
+			continue;
+		version = state_begin(s, d->ops->name, d->instance, d->ops->version);
+		if (!version)
+			return;
+		d->ops->state(d, s, version);
+		state_end(s);
+	}
+}
+
+struct state *board_save(struct board *b)
+{
+	struct state *s = state_new();
+
+	assert_non_null(s);
+	describe(b, s);
+	assert_int_equal(state_ret(s, NULL), 0);
+	return s;
+}
+
+int board_load(struct board *b, const uint8_t *data, size_t bytes, struct err *err)
+{
+	struct state *s = state_open(data, bytes);
+	int ret;
+
+	assert_non_null(s);
+	describe(b, s);
+	ret = state_ret(s, err);
+	state_free(s);
+	return ret;
+}
+
+static void load_changed(
+	struct board *b, const uint8_t *data, size_t bytes, size_t at, uint8_t change)
+{
+	uint8_t *copy = malloc(bytes);
+
+	memcpy(copy, data, bytes);
+	copy[at] ^= change;
+	board_reset(b);
+	board_load(b, copy, bytes, NULL);
+	board_start(b);
+	board_stop(b);
+	free(copy);
+}
+
+void board_check_state(struct board *b)
+{
+	struct state *first = board_save(b), *second;
+	struct err err = ERR_INIT;
+	size_t bytes, again;
+	const uint8_t *data = state_data(first, &bytes), *data_again;
+	uint8_t *ram = malloc(BOARD_RAM);
+
+	memcpy(ram, board_at(b, 0), BOARD_RAM);
+	for (size_t at = 0; at < bytes; at += 1 + at / 64)
+		load_changed(b, data, bytes, at, (uint8_t)(at % 3 ? 0xff : 0x01));
+	memcpy(board_at(b, 0), ram, BOARD_RAM);
+	free(ram);
+	board_reset(b);
+	assert_int_equal(board_load(b, data, bytes, &err), 0);
+	second = board_save(b);
+	data_again = state_data(second, &again);
+	assert_int_equal(again, bytes);
+	assert_memory_equal(data_again, data, bytes);
+	state_free(first);
+	state_free(second);
+}
