@@ -129,6 +129,9 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 
 /* Ends a chain, of which `written` bytes of its in-part were filled. */
 void virtio_done(struct virtio_chain *c, uint32_t written);
+/* Ends n > 0 chains of one queue at once: the guest sees all of them or none, as it has to with
+ * a packet that lies in several. */
+void virtio_done_many(struct virtio_chain *const *chains, const uint32_t *written, unsigned n);
 /* The machine is stopping, and the chain is not served: it will be handed out again, as it is,
  * when the machine starts, here or where its state was loaded. Its iov must not be changed. */
 void virtio_hold(struct virtio_chain *c);

@@ -120,18 +120,26 @@ void virtio_hold(struct virtio_chain *c)
 
 /* The interrupt is sent before the queue may be seen at rest: a machine whose state is saved
  * has it. */
-void virtio_done(struct virtio_chain *c, uint32_t written)
+void virtio_done_many(
+	struct virtio_chain *const *chains, const uint32_t *written, unsigned n)
 {
-	struct virtio_queue *q = c->q;
-	bool again;
+	struct virtio_queue *q = chains[0]->q;
 
 	task_lock(&q->lock);
-	if (q->ring->give_back(q, c, written))
+	if (q->ring->give_back(q, chains, written, n))
 		virtio_interrupt(q->d, &q->vector, VIRTIO_ISR_QUEUE);
-	again = c->again;
-	chain_free(c);
-	ended(q, again);
+	for (unsigned i = 0; i < n; i++) {
+		bool again = chains[i]->again;
+
+		chain_free(chains[i]);
+		ended(q, again);
+	}
 	task_unlock(&q->lock);
+}
+
+void virtio_done(struct virtio_chain *c, uint32_t written)
+{
+	virtio_done_many(&c, &written, 1);
 }
 
 /* ---- serving --------------------------------------------------------------------- */

@@ -23,8 +23,10 @@ struct vring_ops {
 	bool (*listen)(struct virtio_queue *q);
 	/* Notifications are of no use for now. */
 	void (*look_away)(struct virtio_queue *q);
-	/* Gives a chain back; whether the guest wants to be told. Under the queue's lock. */
-	bool (*give_back)(struct virtio_queue *q, const struct virtio_chain *c, uint32_t written);
+	/* Gives n > 0 chains back, which the guest sees at once; whether it wants to be told. Under
+	 * the queue's lock. */
+	bool (*give_back)(struct virtio_queue *q, struct virtio_chain *const *chains,
+		const uint32_t *written, unsigned n);
 };
 
 extern const struct vring_ops vring_split, vring_packed;

@@ -168,20 +168,37 @@ static bool wants_interrupt(
 	return where >= from && where < from + n;
 }
 
-/* The flags last: with them the rest is the driver's. */
-static bool give_back(
+/* All but the flags; these are returned. */
+static uint16_t fill(
 	struct virtio_queue *q, const struct virtio_chain *c, uint32_t written)
 {
 	uint8_t *at = descriptor_at(q, q->next_used);
-	unsigned from = q->next_used;
 	bool lap = q->used_lap;
 
 	le32_store(at + offsetof(struct descriptor, bytes), written);
 	le16_store(at + offsetof(struct descriptor, id), c->id);
-	vring_store16(at + FLAGS, (uint16_t)((lap ? FLAG_AVAIL | FLAG_USED : 0) |
-					     (written ? VRING_DESC_WRITE : 0)));
 	advance(q, &q->next_used, &q->used_lap, c->descs);
-	return wants_interrupt(q, from, lap, c->descs);
+	return (uint16_t)((lap ? FLAG_AVAIL | FLAG_USED : 0) |
+			  (written ? VRING_DESC_WRITE : 0));
+}
+
+/* The flags last, since with them the rest is the driver's; and those of the first after all
+ * others, since it looks at no other before. */
+static bool give_back(struct virtio_queue *q, struct virtio_chain *const *chains,
+	const uint32_t *written, unsigned n)
+{
+	unsigned from = q->next_used, descs = chains[0]->descs;
+	bool lap = q->used_lap;
+	uint16_t first = fill(q, chains[0], written[0]);
+
+	for (unsigned i = 1; i < n; i++) {
+		uint8_t *at = descriptor_at(q, q->next_used);
+
+		descs += chains[i]->descs;
+		vring_store16(at + FLAGS, fill(q, chains[i], written[i]));
+	}
+	vring_store16(descriptor_at(q, from) + FLAGS, first);
+	return wants_interrupt(q, from, lap, descs);
 }
 
 const struct vring_ops vring_packed = {fits, next, listen, look_away, give_back};

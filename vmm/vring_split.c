@@ -121,27 +121,32 @@ static void look_away(struct virtio_queue *q)
 		vring_store16(vring_at(q, q->used), USED_NO_NOTIFY);
 }
 
-static bool wants_interrupt(const struct virtio_queue *q)
+/* After the index has moved on by n. */
+static bool wants_interrupt(const struct virtio_queue *q, unsigned n)
 {
 	const uint8_t *avail = vring_at(q, q->avail);
 
 	/* Each index is asked about once, when it is passed. */
 	if (q->event_idx)
-		return vring_load16(avail + avail_bytes(q)) ==
-		       (uint16_t)(q->next_used - 1);
+		return (uint16_t)(q->next_used - 1 -
+				  vring_load16(avail + avail_bytes(q))) < n;
 	return !(vring_load16(avail) & AVAIL_NO_INTERRUPT);
 }
 
-static bool give_back(
-	struct virtio_queue *q, const struct virtio_chain *c, uint32_t written)
+static bool give_back(struct virtio_queue *q, struct virtio_chain *const *chains,
+	const uint32_t *written, unsigned n)
 {
 	uint8_t *used = vring_at(q, q->used);
-	struct used_element e = {le32_put(c->id), le32_put(written)};
 
-	memcpy(used + RING_HEADER + sizeof(e) * (q->next_used % q->size), &e, sizeof(e));
-	q->next_used++;
+	for (unsigned i = 0; i < n; i++) {
+		struct used_element e = {le32_put(chains[i]->id), le32_put(written[i])};
+
+		memcpy(used + RING_HEADER + sizeof(e) * (q->next_used % q->size), &e,
+			sizeof(e));
+		q->next_used++;
+	}
 	vring_store16(used + INDEX, q->next_used);
-	return wants_interrupt(q);
+	return wants_interrupt(q, n);
 }
 
 const struct vring_ops vring_split = {fits, next, listen, look_away, give_back};
