@@ -2,7 +2,8 @@
 /*
  * The virtio transport. See virtio.h.
  *
- * Lock order: d->lock, a queue's, the PCI function's.
+ * Lock order: d->lock, a queue's, the PCI function's; config_lock inside of any. Whoever holds
+ * d->lock may wait for the queues' tasks to end, so these never take it.
  */
 #include "vmm/virtio.h"
 
@@ -14,6 +15,7 @@
 
 #include "base/endian.h"
 #include "base/log.h"
+#include "base/math.h"
 #include "vmm/virtio_queue.h"
 
 #define VENDOR      0x1af4
@@ -133,12 +135,15 @@ void virtio_break(struct virtio_device *d, const char *why)
 		virtio_interrupt(d, &d->config_vector, VIRTIO_ISR_CONFIG);
 }
 
-void virtio_config_changed(struct virtio_device *d)
+void virtio_set_config(struct virtio_device *d, unsigned offset, const void *data,
+	unsigned bytes, bool tell)
 {
-	pthread_mutex_lock(&d->lock);
+	assert(range_inside(offset, bytes, d->config_bytes));
+	pthread_mutex_lock(&d->config_lock);
+	memcpy(d->config + offset, data, bytes);
 	d->config_generation++;
-	pthread_mutex_unlock(&d->lock);
-	if (status_of(d) & STATUS_DRIVER_OK)
+	pthread_mutex_unlock(&d->config_lock);
+	if (tell && (status_of(d) & STATUS_DRIVER_OK))
 		virtio_interrupt(d, &d->config_vector, VIRTIO_ISR_CONFIG);
 }
 
@@ -292,6 +297,16 @@ static uint64_t address_of(const struct virtio_queue *q, unsigned offset)
 	return fields[(offset - QUEUE_DESC) / 8] >> (offset & 4 ? 32 : 0);
 }
 
+static uint8_t generation(struct virtio_device *d)
+{
+	uint8_t n;
+
+	pthread_mutex_lock(&d->config_lock);
+	n = d->config_generation;
+	pthread_mutex_unlock(&d->config_lock);
+	return n;
+}
+
 static uint64_t common_read(struct virtio_device *d, unsigned offset)
 {
 	const struct virtio_queue *q = selected(d);
@@ -314,7 +329,7 @@ static uint64_t common_read(struct virtio_device *d, unsigned offset)
 	case DEVICE_STATUS:
 		return status_of(d);
 	case CONFIG_GENERATION:
-		return d->config_generation;
+		return generation(d);
 	case QUEUE_SELECT:
 		return d->queue_select;
 	case QUEUE_SIZE:
@@ -334,14 +349,15 @@ static uint64_t common_read(struct virtio_device *d, unsigned offset)
 
 /* ---- the BAR --------------------------------------------------------------------- */
 
-static uint64_t config_read(
-	const struct virtio_device *d, unsigned offset, unsigned bytes)
+static uint64_t config_read(struct virtio_device *d, unsigned offset, unsigned bytes)
 {
 	uint64_t value = 0;
 
+	pthread_mutex_lock(&d->config_lock);
 	for (unsigned i = 0; i < bytes; i++)
 		if (offset + i < d->config_bytes)
 			value |= (uint64_t)d->config[offset + i] << 8 * i;
+	pthread_mutex_unlock(&d->config_lock);
 	return value;
 }
 
@@ -350,9 +366,11 @@ static void config_write(
 {
 	if (!d->ops->config_written)
 		return;
+	pthread_mutex_lock(&d->config_lock);
 	for (unsigned i = 0; i < bytes; i++)
 		if (offset + i < d->config_bytes)
 			d->config[offset + i] = (uint8_t)(value >> 8 * i);
+	pthread_mutex_unlock(&d->config_lock);
 	d->ops->config_written(d, offset, bytes);
 }
 
@@ -490,6 +508,7 @@ static void virtio_free(struct device *dev)
 	for (unsigned i = 0; i < d->n_queues; i++)
 		virtio_queue_free(&d->queue[i]);
 	pthread_mutex_destroy(&d->lock);
+	pthread_mutex_destroy(&d->config_lock);
 	d->ops->free(d);
 }
 
@@ -547,6 +566,7 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 		       1ull << VIRTIO_F_EVENT_IDX | 1ull << VIRTIO_F_RING_RESET;
 	d->paused = true;
 	pthread_mutex_init(&d->lock, NULL);
+	pthread_mutex_init(&d->config_lock, NULL);
 	pci_function_init(&d->pci, vm, &id);
 	pci_set_vectors(&d->pci, d->n_queues + 1, MSIX_BAR);
 	pci_set_bar(&d->pci, BAR, BAR_BYTES, &bar_bus, d);

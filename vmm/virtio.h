@@ -107,7 +107,7 @@ struct virtio_device {
 	struct vm *vm;
 	struct pci_function pci;
 	uint64_t features;	      /* offered; RING_PACKED is for the maker to set */
-	uint8_t config[VIRTIO_CONFIG_MAX];
+	uint8_t config[VIRTIO_CONFIG_MAX]; /* see virtio_set_config() */
 	unsigned config_bytes;
 	unsigned n_queues;
 	struct virtio_queue queue[VIRTIO_QUEUES_MAX];
@@ -117,10 +117,12 @@ struct virtio_device {
 	uint32_t feature_select, driver_feature_select;
 	uint16_t queue_select, config_vector;
 	uint8_t status;
-	uint8_t config_generation;
 	unsigned isr;
 	bool serving; /* queues have their loops */
 	bool paused;
+
+	pthread_mutex_t config_lock; /* around config and */
+	uint8_t config_generation;
 };
 
 /* Makes the PCI function and gives it to the machine; ops, features, config and n_queues are
@@ -150,7 +152,9 @@ void virtio_clear_event(struct virtio_queue *q);
 bool virtio_has(const struct virtio_device *d, unsigned feature);
 /* The rings make no sense, or the device cannot go on. */
 void virtio_break(struct virtio_device *d, const char *why);
-/* After d->config was changed: the guest is told. */
-void virtio_config_changed(struct virtio_device *d);
+/* Changes bytes of the configuration while the guest may look, and tells it where wanted. From
+ * any thread. */
+void virtio_set_config(struct virtio_device *d, unsigned offset, const void *data, unsigned bytes,
+	bool tell);
 
 #endif

@@ -259,20 +259,13 @@ static const struct virtio_device_ops ops = {
 	.free = blk_device_free,
 };
 
-static void set_capacity(struct virtio_blk *v)
-{
-	le64_store(v->virtio.config + CAPACITY, disk_bytes(v->disk) / BLK_SECTOR);
-}
-
 /* The disk has another size (5.2.6.1). */
 static void resized(void *front)
 {
 	struct virtio_blk *v = front;
+	le64 sectors = le64_put(disk_bytes(v->disk) / BLK_SECTOR);
 
-	pthread_mutex_lock(&v->virtio.lock);
-	set_capacity(v);
-	pthread_mutex_unlock(&v->virtio.lock);
-	virtio_config_changed(&v->virtio);
+	virtio_set_config(&v->virtio, CAPACITY, &sectors, sizeof(sectors), true);
 }
 
 static void fill_config(struct virtio_blk *v, unsigned queues)
@@ -282,7 +275,7 @@ static void fill_config(struct virtio_blk *v, unsigned queues)
 	uint32_t most = BLK_MAX_REQUEST / BLK_SECTOR;
 
 	v->virtio.config_bytes = CONFIG_BYTES;
-	set_capacity(v);
+	le64_store(config + CAPACITY, disk_bytes(v->disk) / BLK_SECTOR);
 	le32_store(config + SEG_MAX, VIRTIO_QUEUE_SIZE - 2);
 	le32_store(config + BLOCK_SIZE, BLK_SECTOR);
 	le16_store(config + QUEUES, (uint16_t)queues);
