@@ -19,7 +19,6 @@
  */
 #include <assert.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -404,23 +403,6 @@ int loop_run(int (*fn)(void *arg), void *arg, struct err *err)
 	}
 	loop_close(&l);
 	return ret;
-}
-
-int thread_start(pthread_t *thread, void *(*fn)(void *arg), void *arg)
-{
-	sigset_t block, old;
-
-	sigfillset(&block);
-	sigdelset(&block, SIGSEGV);
-	sigdelset(&block, SIGBUS);
-	sigdelset(&block, SIGFPE);
-	sigdelset(&block, SIGILL);
-	sigdelset(&block, SIGTRAP);
-	sigdelset(&block, SIGPROF);
-	pthread_sigmask(SIG_SETMASK, &block, &old);
-	int ret = pthread_create(thread, NULL, fn, arg);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return -ret;
 }
 
 /* The first task of a loop of loop_start: keeps it alive until it is to stop. */

@@ -141,7 +141,8 @@ void loop_read_wake(struct loop *l);
 /* Starts fn(copy of payload): saves an allocation where fn's argument is small. */
 int task_spawn_with(
 	struct loop *loop, void (*fn)(void *arg), const void *payload, size_t bytes);
-/* pthread_create with the signals that are meant for the process blocked. */
+
+/* thread.c: pthread_create with the signals that are meant for the process blocked. -errno. */
 int thread_start(pthread_t *thread, void *(*fn)(void *arg), void *arg);
 
 /* aio.c: the system calls themselves, EINTR retried, -errno. */

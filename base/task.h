@@ -51,6 +51,15 @@ struct loop *loop_start(struct err *err);
  * called from a task of another loop or from a plain thread. */
 void loop_stop(struct loop *loop);
 
+/* From now on one thread, which this starts, makes those of loops and workers, whoever asks
+ * for them, and each calls `entered` before all else. For programs that confine threads: what
+ * one has given up, those that it makes do not get back. Once, from the main thread. */
+int thread_set_maker(void (*entered)(void), struct err *err);
+bool thread_is_maker(void); /* the calling one */
+/* Those threads leave it unblocked, so that something can be done on each (THREAD_CALL_SIGNAL
+ * needs <signal.h>). */
+#define THREAD_CALL_SIGNAL (SIGRTMIN + 2)
+
 /* The loop of the calling thread, NULL outside. */
 struct loop *loop_self(void);
 /* The running task, NULL outside any. */
