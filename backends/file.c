@@ -849,6 +849,7 @@ static const char *const file_schemes[] = {"file", NULL};
 const struct blk_driver blk_file_driver = {
 	.name = "file",
 	.kind = BLK_PROTOCOL,
+	.local = true,
 	.schemes = file_schemes,
 	.state_bytes = sizeof(struct file),
 	.open = file_open,

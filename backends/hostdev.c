@@ -392,6 +392,7 @@ static const struct blk_storage_ops hostdev_storage_ops = {
 const struct blk_driver blk_host_device_driver = {
 	.name = "host_device",
 	.kind = BLK_PROTOCOL,
+	.local = true,
 	.state_bytes = sizeof(struct hostdev),
 	.open = hostdev_open,
 	.close = hostdev_close,

@@ -383,6 +383,7 @@ static int mp_open(struct blk *b, struct opts *opts, struct err *err)
 	int ret;
 
 	m->b = b;
+	b->needs |= BLK_NEEDS_FILES;
 	m->open_flags = b->flags;
 	m->wake_fd = -1;
 	m->opening = true;

@@ -198,6 +198,8 @@ static int open_node(struct blk *b, struct posix *p, struct err *err)
 		return err_set(err, EINVAL,
 			"Could not open '%s': only devices have reservations",
 			b->filename);
+	if (p->reserve.wanted)
+		b->needs |= BLK_NEEDS_RIGHTS;
 	return 0;
 }
 

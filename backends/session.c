@@ -446,6 +446,7 @@ int session_open(
 
 	s->b = b;
 	s->ops = ops;
+	b->needs |= BLK_NEEDS_NETWORK;
 	s->keeps = (b->flags & BLK_O_RDWR) && !(b->flags & (BLK_O_NO_FLUSH | BLK_O_PATH));
 	if (b->flags & BLK_O_PATH)
 		s->reconnect_ns = 0;

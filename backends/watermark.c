@@ -322,6 +322,7 @@ static int watermark_open(struct blk *b, struct opts *opts, struct err *err)
 	struct watermark *w = watermark_of(b);
 	int ret = take_options(w, opts, err);
 
+	b->needs |= BLK_NEEDS_PROGRAM;
 	if (ret == 0)
 		ret = open_over(b, opts, err);
 	if (ret < 0)

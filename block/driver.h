@@ -42,6 +42,15 @@ enum blk_caps {
 	BLK_CAP_COMPRESS = 1 << 5,
 };
 
+/* What a node does while it is open beyond using the descriptors it has: who confines the
+ * process has to leave it that (blk_needs). */
+enum blk_needs {
+	BLK_NEEDS_NETWORK = 1 << 0, /* makes a broken connection again */
+	BLK_NEEDS_FILES = 1 << 1,   /* opens files and devices by their names again */
+	BLK_NEEDS_PROGRAM = 1 << 2, /* runs a program */
+	BLK_NEEDS_RIGHTS = 1 << 3,  /* sends commands to a device that only root may send */
+};
+
 enum blk_driver_kind {
 	BLK_PROTOCOL, /* where bytes live */
 	BLK_FORMAT,   /* what bytes mean */
@@ -51,6 +60,7 @@ enum blk_driver_kind {
 struct blk_driver {
 	const char *name;
 	enum blk_driver_kind kind;
+	bool local;		    /* protocols: the node's filename is a path of this host */
 	const char *const *schemes; /* protocols: {"nbd", "nbds", NULL}; "nbd:" or "nbd://" */
 	size_t state_bytes;	    /* zeroed b->state of this size is there at open */
 
@@ -106,6 +116,7 @@ struct blk {
 	uint64_t size; /* bytes; atomic: read it with blk_size, set it with blk_set_size */
 	struct blk_limits limits;
 	unsigned caps;
+	unsigned needs; /* enum blk_needs */
 	bool probed; /* raw by probing: block 0 is guarded */
 
 	struct blk *file;      /* formats and filters */
@@ -122,6 +133,13 @@ struct blk {
 
 /* Every driver of this build, NULL-terminated; written by configure. */
 extern const struct blk_driver *const blk_drivers[];
+
+/* enum blk_needs of a node and all below it. */
+unsigned blk_needs(const struct blk *b);
+/* Calls fn for each node of a tree whose filename is the path of a file or device of this
+ * host. `backing`: it is, or is below, a backing file. */
+void blk_each_path(const struct blk *b,
+	void (*fn)(const struct blk *node, bool backing, void *arg), void *arg);
 
 /* By name or by scheme of a file name; NULL where there is none. */
 const struct blk_driver *blk_driver_find(const char *name);

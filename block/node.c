@@ -116,6 +116,47 @@ bool blk_uses_file(const struct blk *b, const char *path)
 	return found;
 }
 
+static unsigned needs(const struct blk *b)
+{
+	unsigned all = 0;
+
+	for (; b; b = b->backing) {
+		all |= b->needs;
+		for (const struct blk *c = b->children; c; c = c->sibling)
+			all |= needs(c);
+	}
+	return all;
+}
+
+unsigned blk_needs(const struct blk *b)
+{
+	unsigned all;
+
+	pthread_mutex_lock(&tree_lock);
+	all = needs(b);
+	pthread_mutex_unlock(&tree_lock);
+	return all;
+}
+
+static void each_path(const struct blk *b, bool backing,
+	void (*fn)(const struct blk *node, bool backing, void *arg), void *arg)
+{
+	for (; b; b = b->backing, backing = true) {
+		if (b->drv->local && b->filename)
+			fn(b, backing, arg);
+		for (const struct blk *c = b->children; c; c = c->sibling)
+			each_path(c, backing, fn, arg);
+	}
+}
+
+void blk_each_path(const struct blk *b,
+	void (*fn)(const struct blk *node, bool backing, void *arg), void *arg)
+{
+	pthread_mutex_lock(&tree_lock);
+	each_path(b, false, fn, arg);
+	pthread_mutex_unlock(&tree_lock);
+}
+
 int blk_cache_mode(const char *mode, unsigned *flags)
 {
 	static const struct {
