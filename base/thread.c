@@ -73,6 +73,8 @@ static void *maker_main(void *arg)
 	(void)arg;
 	is_maker = true;
 	pthread_mutex_lock(&maker.lock);
+	__atomic_store_n(&maker.there, true, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&maker.changed);
 	for (;;) {
 		struct making *m = maker.first;
 
@@ -115,7 +117,10 @@ int thread_set_maker(void (*entered)(void), struct err *err)
 	if (ret)
 		return err_errno(err, -ret, "cannot start a thread");
 	pthread_detach(thread);
-	__atomic_store_n(&maker.there, true, __ATOMIC_RELEASE);
+	pthread_mutex_lock(&maker.lock);
+	while (!maker.there)
+		pthread_cond_wait(&maker.changed, &maker.lock);
+	pthread_mutex_unlock(&maker.lock);
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "base/size.h"
 #include "base/task.h"
 #include "block/secret.h"
+#include "tools/byre-confine.h"
 #include "tools/byre-firmware.h"
 #include "tools/byre.h"
 #include "tools/common.h"
@@ -47,7 +48,7 @@ static const char help[] =
 	"discard=unmap,\n     queues=N, packed=on, serial=TEXT, and any option of the "
 	"image's "
 	"format\n"
-	"  --object OBJDEF\n     an object such as a secret\n\n"
+	"  --object OBJDEF\n     an object such as a secret\n" CONFINE_HELP "\n"
 	"The serial console is on standard input and output. On a terminal Ctrl-A x ends "
 	"the\n"
 	"machine, Ctrl-A p presses its power button, Ctrl-A Ctrl-A sends Ctrl-A.\n";
@@ -217,8 +218,8 @@ static int parse_disk(const char *text, struct machine_options *o)
 }
 
 /* -1: go on; else the exit status. Disks are opened when everything else is known. */
-static int option(struct machine_options *o, int c, struct firmware_choice *firmware,
-	const char **disks, unsigned *n_disks)
+static int option(struct machine_options *o, struct confine_options *confine, int c,
+	struct firmware_choice *firmware, const char **disks, unsigned *n_disks)
 {
 	switch (c) {
 	case 'm':
@@ -261,7 +262,7 @@ static int option(struct machine_options *o, int c, struct firmware_choice *firm
 		printf(help, tool_name);
 		return 0;
 	default:
-		return 1;
+		return confine_option(confine, c, optarg);
 	}
 }
 
@@ -278,6 +279,18 @@ static void block_signals(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+/* Before anything is opened. */
+static int begin(struct confine_options *c)
+{
+	struct err err = ERR_INIT;
+
+	block_signals();
+	if (confine_begin(c, &err) == 0)
+		return -1;
+	tool_report(NULL, &err);
+	return 1;
+}
+
 static int close_disks(struct machine_options *o)
 {
 	int status = 0;
@@ -288,11 +301,24 @@ static int close_disks(struct machine_options *o)
 	return status;
 }
 
-static int run_machine(const struct machine_options *o)
+/* Everything is open when the machine is there; from then on the process is confined. */
+static int confine(
+	const struct machine_options *o, struct confine_options *c, struct err *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; i < o->n_disks && ret == 0; i++)
+		ret = confine_allow_disk(c, o->disk[i].disk.blk, err);
+	return ret ? ret : confine_process(c, err);
+}
+
+static int run_machine(const struct machine_options *o, struct confine_options *c)
 {
 	struct err err = ERR_INIT;
 	struct machine *m = machine_new(o, &err);
-	int ret = m ? machine_run(m, &err) : -err.code;
+	int ret = m ? confine(o, c, &err) : -err.code;
+
+	ret = ret ? ret : machine_run(m, &err);
 
 	if (m)
 		machine_free(m);
@@ -328,6 +354,7 @@ int byre_run(int argc, char **argv)
 		{"firmware-log", required_argument, NULL, OPT_FIRMWARE_LOG},
 		{"disk", required_argument, NULL, OPT_DISK},
 		{"object", required_argument, NULL, OPT_OBJECT},
+		CONFINE_LONG_OPTIONS,
 		{NULL, 0, NULL, 0},
 	};
 	struct firmware_choice firmware = {NULL, NULL, NULL};
@@ -336,28 +363,32 @@ int byre_run(int argc, char **argv)
 		.topology = {1, 1, 1},
 		.console_in = STDIN_FILENO,
 		.console_out = STDOUT_FILENO};
+	struct confine_options *confine = calloc(1, sizeof(*confine));
 	const char **disks = calloc((size_t)argc + 1, sizeof(*disks));
 	unsigned n_disks = 0;
-	int c, status = disks ? -1 : 1, closed;
+	int c, status = disks && confine ? -1 : 1, closed;
 
 	while (status < 0 && (c = getopt_long(argc, argv, "hm:c:", options, NULL)) >= 0)
-		status = option(&o, c, &firmware, disks, &n_disks);
+		status = option(&o, confine, c, &firmware, disks, &n_disks);
 	if (status < 0 && optind < argc) {
 		tool_error("run: '%s' was not expected", argv[optind]);
 		status = 1;
 	}
 	if (status < 0)
-		block_signals();
+		status = begin(confine);
 	for (unsigned i = 0; status < 0 && i < n_disks; i++)
 		status = parse_disk(disks[i], &o);
 	if (status < 0 && !o.kernel)
 		status = open_firmware(&o, &firmware);
 	if (status < 0)
-		status = run_machine(&o);
+		status = run_machine(&o, confine);
 	closed = close_disks(&o);
 	if (firmware_release(&o.firmware))
 		closed = 1;
 	secrets_clear();
 	free(disks);
+	if (confine)
+		confine_options_clear(confine);
+	free(confine);
 	return status ? status : closed;
 }

@@ -12,6 +12,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "vmm/confine.h"
+
 #define ESCAPE        1 /* Ctrl-A */
 #define FULL_SLEEP_US 1000
 
@@ -75,6 +77,7 @@ static void *console_main(void *arg)
 		{.fd = c->signal_fd, .events = POLLIN},
 		{.fd = c->in_fd, .events = POLLIN}};
 
+	confine_thread(CONFINE_CONSOLE);
 	while (poll(fds, 3, -1) >= 0 || errno == EINTR) {
 		if (fds[0].revents)
 			break;

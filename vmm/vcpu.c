@@ -16,6 +16,7 @@
 #include <linux/kvm.h>
 
 #include "base/math.h"
+#include "vmm/confine.h"
 
 #define KICK_SIGNAL     (SIGRTMIN + 1)
 #define CPUID_ENTRIES   256
@@ -388,6 +389,7 @@ static void *vcpu_main(void *arg)
 {
 	struct vcpu *c = arg;
 
+	confine_thread(CONFINE_VCPU);
 	while (wait_until_running(c)) {
 		run_guest(c);
 		has_left(c->vm);

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The options of `byre run` that are about what its process may do (vmm/confine.h). */
+#ifndef BYRE_TOOLS_BYRE_CONFINE_H
+#define BYRE_TOOLS_BYRE_CONFINE_H
+
+#include "vmm/confine.h"
+
+enum {
+	OPT_CONFINE = 512,
+	OPT_SECCOMP,
+	OPT_LANDLOCK,
+	OPT_NAMESPACES,
+	OPT_USER,
+	OPT_ALLOW_READ,
+	OPT_ALLOW_WRITE,
+};
+
+#define CONFINE_LONG_OPTIONS                                                             \
+	{"confine", required_argument, NULL, OPT_CONFINE},                               \
+	{"seccomp", required_argument, NULL, OPT_SECCOMP},                               \
+	{"landlock", required_argument, NULL, OPT_LANDLOCK},                             \
+	{"namespaces", required_argument, NULL, OPT_NAMESPACES},                         \
+	{"user", required_argument, NULL, OPT_USER},                                     \
+	{"allow-read", required_argument, NULL, OPT_ALLOW_READ},                         \
+	{"allow-write", required_argument, NULL, OPT_ALLOW_WRITE}
+
+#define CONFINE_HELP                                                                     \
+	"  --user NAME[:GROUP]\n     who the machine's process becomes (root only)\n"    \
+	"  --seccomp=on|log|off, --landlock=on|off, --namespaces=on|off, "               \
+	"--confine=on|off\n     what keeps it in; on where it is to be had, and a "      \
+	"system call\n     that it does not need ends it\n"                              \
+	"  --allow-read PATH, --allow-write PATH\n     what it may still open\n"
+
+/* -1: it was one of ours, go on; else the exit status. */
+int confine_option(struct confine_options *o, int c, const char *arg);
+
+#endif
