@@ -16,6 +16,7 @@ static const struct {
 	int (*run)(int argc, char **argv);
 	const char *what;
 } commands[] = {
+	{"host", byre_host, "Show what this host can do for machines"},
 	{"run", byre_run, "Start a machine and stay until it is turned off"},
 };
 

@@ -3,6 +3,7 @@
 #ifndef BYRE_TOOLS_BYRE_H
 #define BYRE_TOOLS_BYRE_H
 
+int byre_host(int argc, char **argv);
 int byre_run(int argc, char **argv);
 
 #endif
