@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "block/driver.h"
 #include "tools/common.h"
 
 static int take_switch(const char *name, const char *arg, enum confine_when *out)
@@ -42,8 +43,31 @@ static int take_path(struct confine_options *o, const char *path, bool write)
 	return 1;
 }
 
-int confine_option(struct confine_options *o, int c, const char *arg)
+static int take_cgroup(struct keeper_options *o, const char *arg)
 {
+	struct err err = ERR_INIT;
+
+	o->cgroup_wanted = true;
+	if (cgroup_parse(arg, &o->cgroup, &err) == 0)
+		return -1;
+	tool_report("--cgroup", &err);
+	return 1;
+}
+
+static int take_svirt(struct keeper_options *o, const char *arg)
+{
+	struct err err = ERR_INIT;
+
+	o->svirt_wanted = true;
+	if (svirt_parse(arg ? arg : "", &o->svirt, &err) == 0)
+		return -1;
+	tool_report("--svirt", &err);
+	return 1;
+}
+
+int isolation_option(struct isolation *iso, int c, const char *arg)
+{
+	struct confine_options *o = &iso->confine;
 	enum confine_when all = CONFINE_AUTO;
 	int status;
 
@@ -65,7 +89,43 @@ int confine_option(struct confine_options *o, int c, const char *arg)
 		return take_path(o, arg, false);
 	case OPT_ALLOW_WRITE:
 		return take_path(o, arg, true);
+	case OPT_CGROUP:
+		return take_cgroup(&iso->keeper, arg);
+	case OPT_SVIRT:
+		return take_svirt(&iso->keeper, arg);
 	default:
 		return 1;
 	}
+}
+
+void isolation_clear(struct isolation *iso)
+{
+	confine_options_clear(&iso->confine);
+}
+
+struct labelling {
+	struct svirt *svirt;
+	bool writable, shared;
+	int ret;
+	struct err *err;
+};
+
+static void label_file(const struct blk *b, bool backing, void *arg)
+{
+	struct labelling *l = arg;
+	enum svirt_role role = backing || !l->writable ? SVIRT_READ
+			       : l->shared             ? SVIRT_SHARED
+						       : SVIRT_WRITTEN;
+
+	if (l->ret == 0)
+		l->ret = svirt_label(l->svirt, blk_filename(b), role, l->err);
+}
+
+int isolation_label_disk(
+	struct svirt *s, const struct blk *b, bool writable, struct err *err)
+{
+	struct labelling l = {.svirt = s, .writable = writable, .err = err};
+
+	blk_each_path(b, label_file, &l);
+	return l.ret;
 }

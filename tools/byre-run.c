@@ -106,8 +106,10 @@ static int take_disk_options(
 	return ret;
 }
 
-/* "file=disk.qcow2,format=qcow2,…": what is left is the block layer's. */
-static int open_disk(const char *text, struct machine_disk *d, struct err *err)
+/* "file=disk.qcow2,format=qcow2,…": what is left is the block layer's. *writable not NULL: only
+ * to be looked at, and that is how it would be opened. */
+static int open_disk(
+	const char *text, struct machine_disk *d, bool *writable, struct err *err)
 {
 	struct opts *opts = opts_new();
 	const char *format;
@@ -124,6 +126,10 @@ static int open_disk(const char *text, struct machine_disk *d, struct err *err)
 	if (ret == 0 && format)
 		opts_set(opts, "driver", format);
 	ret = ret ? ret : take_disk_options(opts, d, &flags, err);
+	if (writable) {
+		*writable = flags & BLK_O_RDWR;
+		flags = (flags & ~BLK_O_RDWR) | BLK_O_SHARE;
+	}
 	if (ret == 0) {
 		d->disk.blk = blk_open(file, opts, flags, err);
 		ret = d->disk.blk ? 0 : -err->code;
@@ -209,7 +215,7 @@ static int parse_disk(const char *text, struct machine_options *o)
 		tool_error("--disk: at most %u", MACHINE_DISKS_MAX);
 		return 1;
 	}
-	if (open_disk(text, &o->disk[o->n_disks], &err)) {
+	if (open_disk(text, &o->disk[o->n_disks], NULL, &err)) {
 		tool_report(NULL, &err);
 		return 1;
 	}
@@ -218,7 +224,7 @@ static int parse_disk(const char *text, struct machine_options *o)
 }
 
 /* -1: go on; else the exit status. Disks are opened when everything else is known. */
-static int option(struct machine_options *o, struct confine_options *confine, int c,
+static int option(struct machine_options *o, struct isolation *iso, int c,
 	struct firmware_choice *firmware, const char **disks, unsigned *n_disks)
 {
 	switch (c) {
@@ -262,7 +268,7 @@ static int option(struct machine_options *o, struct confine_options *confine, in
 		printf(help, tool_name);
 		return 0;
 	default:
-		return confine_option(confine, c, optarg);
+		return isolation_option(iso, c, optarg);
 	}
 }
 
@@ -279,13 +285,59 @@ static void block_signals(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+struct files {
+	const struct machine_options *o;
+	const char *vars;
+	const char **disks;
+	unsigned n_disks;
+};
+
+static int label_disk(struct svirt *s, const char *text, struct err *err)
+{
+	struct machine_disk d = {.queues = 0};
+	bool writable = false;
+	int ret = open_disk(text, &d, &writable, err);
+
+	if (ret == 0)
+		ret = isolation_label_disk(s, d.disk.blk, writable, err);
+	blk_close(d.disk.blk);
+	free((char *)d.disk.serial);
+	return ret;
+}
+
+/* All that the machine reads and writes, for SELinux. */
+static int label_files(void *arg, struct svirt *s)
+{
+	const struct files *f = arg;
+	const char *kernel[] = {f->o->kernel, f->o->initrd};
+	struct err err = ERR_INIT;
+	int ret = 0;
+
+	for (unsigned i = 0; i < f->n_disks && ret == 0; i++)
+		ret = label_disk(s, f->disks[i], &err);
+	for (unsigned i = 0; i < ARRAY_LEN(kernel) && ret == 0; i++)
+		if (kernel[i])
+			ret = svirt_label(s, kernel[i], SVIRT_READ, &err);
+	/* It cannot be made by a process that may reach its own files only. */
+	if (ret == 0 && f->vars)
+		ret = svirt_label(s, f->vars, SVIRT_WRITTEN, &err);
+	if (ret)
+		tool_report("--svirt", &err);
+	return ret;
+}
+
 /* Before anything is opened. */
-static int begin(struct confine_options *c)
+static int begin(struct isolation *iso, struct files *files, char **argv)
 {
 	struct err err = ERR_INIT;
+	int status;
 
 	block_signals();
-	if (confine_begin(c, &err) == 0)
+	status = keeper_run(&iso->keeper, argv, label_files, files);
+	if (status >= 0)
+		return status;
+	iso->confine.ends_with_parent = keeper_is_there();
+	if (confine_begin(&iso->confine, &err) == 0)
 		return -1;
 	tool_report(NULL, &err);
 	return 1;
@@ -309,6 +361,8 @@ static int confine(
 
 	for (unsigned i = 0; i < o->n_disks && ret == 0; i++)
 		ret = confine_allow_disk(c, o->disk[i].disk.blk, err);
+	if (ret == 0 && o->firmware.vars)
+		ret = confine_allow_disk(c, o->firmware.vars, err);
 	return ret ? ret : confine_process(c, err);
 }
 
@@ -363,32 +417,33 @@ int byre_run(int argc, char **argv)
 		.topology = {1, 1, 1},
 		.console_in = STDIN_FILENO,
 		.console_out = STDOUT_FILENO};
-	struct confine_options *confine = calloc(1, sizeof(*confine));
+	struct isolation *iso = calloc(1, sizeof(*iso));
 	const char **disks = calloc((size_t)argc + 1, sizeof(*disks));
 	unsigned n_disks = 0;
-	int c, status = disks && confine ? -1 : 1, closed;
+	int c, status = disks && iso ? -1 : 1, closed;
 
 	while (status < 0 && (c = getopt_long(argc, argv, "hm:c:", options, NULL)) >= 0)
-		status = option(&o, confine, c, &firmware, disks, &n_disks);
+		status = option(&o, iso, c, &firmware, disks, &n_disks);
 	if (status < 0 && optind < argc) {
 		tool_error("run: '%s' was not expected", argv[optind]);
 		status = 1;
 	}
 	if (status < 0)
-		status = begin(confine);
+		status = begin(iso, &(struct files){&o, firmware.vars, disks, n_disks},
+			argv - 1);
 	for (unsigned i = 0; status < 0 && i < n_disks; i++)
 		status = parse_disk(disks[i], &o);
 	if (status < 0 && !o.kernel)
 		status = open_firmware(&o, &firmware);
 	if (status < 0)
-		status = run_machine(&o, confine);
+		status = run_machine(&o, &iso->confine);
 	closed = close_disks(&o);
 	if (firmware_release(&o.firmware))
 		closed = 1;
 	secrets_clear();
 	free(disks);
-	if (confine)
-		confine_options_clear(confine);
-	free(confine);
+	if (iso)
+		isolation_clear(iso);
+	free(iso);
 	return status ? status : closed;
 }

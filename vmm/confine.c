@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -123,11 +124,20 @@ int confine_allow_disk(struct confine_options *o, const struct blk *b, struct er
 
 /* ---- beginning ------------------------------------------------------------------- */
 
-int confine_begin(struct confine_options *o, struct err *err)
+static int check_user(const struct confine_options *o, struct user *user, struct err *err)
+{
+	if (!o->user)
+		return 0;
+	if (geteuid() != 0)
+		return err_set(err, EPERM, "--user needs root");
+	return user_find(o->user, user, err);
+}
+
+static int begin_namespaces(struct confine_options *o, struct err *err)
 {
 	int ret;
 
-	if (o->off || o->namespaces == CONFINE_OFF)
+	if (o->namespaces == CONFINE_OFF)
 		return 0;
 	if (geteuid() != 0) {
 		if (o->namespaces == CONFINE_ON)
@@ -142,6 +152,17 @@ int confine_begin(struct confine_options *o, struct err *err)
 		ret = 0;
 	}
 	return ret;
+}
+
+int confine_begin(struct confine_options *o, struct err *err)
+{
+	struct user user; /* whether there is one; who it is is asked again */
+	int ret;
+
+	if (o->off)
+		return 0;
+	ret = check_user(o, &user, err);
+	return ret ? ret : begin_namespaces(o, err);
 }
 
 /* ---- giving up ------------------------------------------------------------------- */
@@ -255,14 +276,10 @@ static int check(const struct confine_options *o, struct user *user, struct err 
 		err_hint(err, "--confine=off lets it run, and the machine loose");
 		return -err->code;
 	}
-	if (!o->user)
-		return 0;
-	if (geteuid() != 0)
-		return err_set(err, EPERM, "--user needs root");
-	if (o->needs & BLK_NEEDS_RIGHTS)
+	if (o->user && (o->needs & BLK_NEEDS_RIGHTS))
 		return err_set(err, EPERM,
 			"--user: the reservation of a local device needs root");
-	return user_find(o->user, user, err);
+	return check_user(o, user, err);
 }
 
 /* While the calling thread may still do so: the others are given theirs before. */
@@ -272,6 +289,9 @@ static int finish(const struct confine_options *o, struct err *err)
 
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
 		return err_errno(err, errno, "no memory dumps");
+	/* Which another user's process had forgotten. */
+	if (o->ends_with_parent && prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0))
+		return err_errno(err, errno, "no signal at the parent's end");
 	if (o->seccomp != CONFINE_FILTER_OFF)
 		ret = install(CONFINE_MAIN);
 	return ret ? err_errno(err, -ret, "seccomp") : 0;

@@ -52,6 +52,7 @@ struct confine_options {
 	enum confine_when landlock;
 	enum confine_when namespaces; /* mount, IPC, UTS and network; needs root */
 	const char *user;	      /* "NAME[:GROUP]"; NULL: as now */
+	bool ends_with_parent;	      /* by SIGTERM */
 
 	unsigned needs; /* enum blk_needs of all disks, and what else is to work */
 	struct confine_path path[CONFINE_PATHS_MAX];

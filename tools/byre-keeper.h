@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The keeper: where something has to be done when the machine has ended that its process may
+ * not do any more (labels put back, a control group removed), another process waits for it.
+ * It opens nothing for the machine, hands signals on, and ends as it does.
+ */
+#ifndef BYRE_TOOLS_BYRE_KEEPER_H
+#define BYRE_TOOLS_BYRE_KEEPER_H
+
+#include "vmm/cgroup.h"
+#include "vmm/svirt.h"
+
+struct keeper_options {
+	bool cgroup_wanted, svirt_wanted;
+	struct cgroup_options cgroup;
+	struct svirt_options svirt;
+};
+
+/* Calls label for each file that the machine is to reach. 0, or an exit status after saying
+ * why. */
+typedef int keeper_list_files(void *machine, struct svirt *svirt);
+
+/* Called while there is one thread and the machine has nothing open. -1 in the process that is
+ * to be the machine (this one, where no keeper is needed); else the keeper's exit status, when
+ * all is over. argv is the whole program's. */
+int keeper_run(const struct keeper_options *o, char **argv, keeper_list_files *list,
+	void *machine);
+/* True in the process that a keeper waits for. */
+bool keeper_is_there(void);
+
+#endif
