@@ -1,0 +1,158 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# Goal: byre run confines its process by default, and a guest still boots, writes and flushes: each of its threads has a
+# filter, no new privileges and no capabilities, the root folder is empty, and with --user it is another's.
+# timeout: 1200
+. "$BYRE_SRC/tests/tap.sh"
+. "$BYRE_SRC/tests/lab/lab.sh"
+[ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
+own_machine --kvm --memory 1400
+mkdir -p /run/vm && cd /run/vm || exit 1
+cp "$BYRE_BUILD/byre" "$BYRE_BUILD/byre-img" "$BYRE_BUILD/byre-io" "$BYRE_BUILD/lab/vmlinux" . && PATH=/run/vm:$PATH
+
+# ---- an initramfs that writes and then waits to be looked at ---------------------------------
+
+mkdir -p root/bin root/dev root/proc root/sys root/mod
+cp "$(command -v busybox)" root/bin/
+n=10
+for module in virtio_pci virtio_blk; do
+	for ko in $(modprobe --show-depends $module | sed -n 's/^insmod \([^ ]*\).*/\1/p'); do
+		base=$(basename "$ko")
+		ls root/mod/*-"$base" >/dev/null 2>&1 || cp "$ko" "root/mod/$n-$base"
+		n=$((n + 1))
+	done
+done
+cat >root/init <<'END'
+#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t sysfs sys /sys
+$b mount -t devtmpfs dev /dev
+for ko in /mod/*; do $b insmod "$ko"; done
+for i in $($b seq 100); do [ -b /dev/vda ] && break; $b sleep 0.1; done
+$b dd if=/dev/zero bs=64k count=32 2>/dev/null | $b tr '\000' 'Z' | $b dd of=/dev/vda bs=64k seek=128 conv=fsync 2>/dev/null
+echo "WROTE $?"
+read line
+echo "HEARD $line"
+$b dd if=/dev/zero of=/dev/vda bs=64k seek=512 count=16 conv=fsync 2>/dev/null
+echo "WROTE MORE $?"
+$b poweroff -f
+END
+chmod +x root/init
+(cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
+
+has_written () { grep -q '^WROTE 0' console; }
+# start NAME OPTION...: until the guest has written; $machine is what was started, and $process what is confined.
+start () {
+	start_name=$1
+	shift
+	rm -f keys && mkfifo keys
+	byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M --cpus 2 "$@" \
+		<keys >console 2>errors &
+	machine=$! process=$!
+	exec 7>keys
+	if within 300 has_written; then
+		pass "$start_name: the guest has written"
+	else
+		echo "# $(cat errors)"
+		dmesg | grep 'type=1326' | tail -n 3 | sed 's/^/# /' # what a filter ended
+		bail "$start_name: the guest has written" "$(tail -n 5 console)"
+	fi
+}
+# finish NAME: lets the guest end.
+finish () {
+	echo go >&7
+	exec 7>&-
+	wait $machine
+	is $? 0 "$1: ended well"
+	like "$(tr -d '\r' <console)" "^HEARD go" "$1: the guest heard what was typed"
+	like "$(tr -d '\r' <console)" "^WROTE MORE 0" "$1: and wrote more"
+	[ -s errors ] && sed 's/^/# /' errors
+}
+# of FIELD: its values over all threads, each once.
+of () {
+	sed -n "s/^$1:[[:space:]]*//p" /proc/$process/task/*/status | tr '\t' ' ' | sort -u | tr '\n' '|'
+}
+confined () {
+	is "$(of Seccomp)" "2|" "$1: every thread has a filter"
+	is "$(of NoNewPrivs)" "1|" "$1: and no way to new privileges"
+	for set in CapInh CapPrm CapEff CapBnd CapAmb; do
+		is "$(of $set)" "0000000000000000|" "$1: and no capabilities ($set)"
+	done
+	ok "$1: there are threads" test "$(ls /proc/$process/task | wc -l)" -ge 6
+}
+
+# ---- as it is started by root ---------------------------------------------------------------
+
+ok "an image" byre-img create -q -f qcow2 disk.qcow2 64M
+start "by default" --disk file=disk.qcow2,format=qcow2,queues=2,discard=unmap
+confined "by default"
+is "$(of Uid)" "0 0 0 0|" "by default: it stays who it was"
+is "$(ls -A /proc/$machine/root/)" "" "by default: its root folder is empty"
+for ns in mnt ipc uts net; do
+	ok "by default: its $ns namespace is its own" \
+		test "$(readlink /proc/$machine/ns/$ns)" != "$(readlink /proc/self/ns/$ns)"
+done
+filters=$(of Seccomp_filters)
+is "$filters" "1|2|" "by default: vCPUs, loops and the console have a narrower one"
+finish "by default"
+ok "what it wrote is in the image" byre-io -r -c 'read -q -P 0x5a 8M 2M' -c 'read -q -P 0 32M 1M' disk.qcow2
+ok "and the image is sound" byre-img check -q disk.qcow2
+
+# ---- without io_uring, whose loops make other calls --------------------------------------------
+
+ok "an image" byre-img create -q -f qcow2 disk.qcow2 64M
+BYRE_LOOP=epoll
+export BYRE_LOOP
+start "epoll" --disk file=disk.qcow2,format=qcow2
+confined "epoll"
+finish "epoll"
+unset BYRE_LOOP
+ok "epoll: what it wrote is in the image" byre-io -r -c 'read -q -P 0x5a 8M 2M' disk.qcow2
+
+# ---- as somebody else ------------------------------------------------------------------------
+
+ok "an image" byre-img create -q -f qcow2 -o preallocation=metadata disk.qcow2 64M
+start "--user" --user nobody:nogroup --disk file=disk.qcow2,format=qcow2
+confined "--user"
+id=$(id -u nobody) group=$(sed -n 's/^nogroup:[^:]*:\([0-9]*\):.*/\1/p' /etc/group)
+is "$(of Uid)" "$id $id $id $id|" "--user: all threads are nobody's"
+is "$(of Gid)" "$group $group $group $group|" "--user: and nogroup's"
+is "$(of Groups)" "|" "--user: and in no other group"
+finish "--user"
+ok "--user: what it wrote is in the image" byre-io -r -c 'read -q -P 0x5a 8M 2M' disk.qcow2
+
+# ---- in a control group, with somebody who removes it ------------------------------------------
+
+group=/sys/fs/cgroup/machine
+mkdir -p /sys/fs/cgroup
+[ -e /sys/fs/cgroup/cgroup.controllers ] || mount -t cgroup2 none /sys/fs/cgroup
+ok "an image" byre-img create -q -f qcow2 disk.qcow2 64M
+start "--cgroup" --cgroup machine,memory=700M,cpu=150,pids=60 --user nobody --disk file=disk.qcow2,format=qcow2
+is "$(cat $group/memory.max $group/cpu.max $group/pids.max | tr '\n' ',')" "734003200,150000 100000,60," "--cgroup: limits are set"
+process=$(head -n 1 $group/cgroup.procs) # a thread of the kernel's own, for KVM, is there too
+ok "--cgroup: a process is in it, which is not the one that was started" test "$process" -ne $machine
+ok "--cgroup: and all its memory counts" test "$(cat $group/memory.current)" -gt 50000000
+confined "--cgroup"
+kill -TERM $machine
+exec 7>&-
+wait $machine
+is $? 0 "--cgroup: a signal to who waits ends it well"
+not_ok "--cgroup: the group is gone" test -e $group
+ok "--cgroup: what it wrote is in the image" byre-io -r -c 'read -q -P 0x5a 8M 2M' disk.qcow2
+
+# ---- switched off ----------------------------------------------------------------------------
+
+ok "an image" byre-img create -q -f qcow2 disk.qcow2 64M
+start "off" --confine=off --disk file=disk.qcow2,format=qcow2
+is "$(of Seccomp)" "0|" "off: no filter"
+is "$(of NoNewPrivs)" "0|" "off: nor anything else"
+finish "off"
+
+# ---- what cannot be ----------------------------------------------------------------------------
+
+not_ok "a user nobody knows" byre run --kernel vmlinux --user nobody-knows-me
+like "$(cat err)" "nobody-knows-me" "is named"
+not_ok "namespaces for one who is not root" setpriv --reuid nobody --regid nogroup --clear-groups byre run --kernel vmlinux --namespaces=on
+like "$(cat err)" "need root" "and that is said"
+done_testing
