@@ -33,12 +33,9 @@ static void block(struct vcpu *c, struct state *s, unsigned long get, unsigned l
 
 /* ---- model-specific registers ---------------------------------------------------- */
 
-struct msrs {
-	struct kvm_msrs head;
-	struct kvm_msr_entry entry[MSRS_MAX];
-};
+#define MSRS_BYTES (sizeof(struct kvm_msrs) + MSRS_MAX * sizeof(struct kvm_msr_entry))
 
-static int list_msrs(struct vcpu *c, struct msrs *m)
+static int list_msrs(struct vcpu *c, struct kvm_msrs *m)
 {
 	struct kvm_msr_list *list =
 		calloc(1, sizeof(*list) + MSRS_MAX * sizeof(*list->indices));
@@ -49,53 +46,55 @@ static int list_msrs(struct vcpu *c, struct msrs *m)
 	list->nmsrs = MSRS_MAX;
 	if (ioctl(c->vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, list))
 		ret = -errno;
-	m->head.nmsrs = ret ? 0 : list->nmsrs;
-	for (unsigned i = 0; i < m->head.nmsrs; i++)
-		m->entry[i].index = list->indices[i];
+	m->nmsrs = ret ? 0 : list->nmsrs;
+	for (unsigned i = 0; i < m->nmsrs; i++)
+		m->entries[i].index = list->indices[i];
 	free(list);
 	return ret;
 }
 
 /* KVM stops at the first that this vCPU does not have: that one is left out. */
-static int read_msrs(struct vcpu *c, struct msrs *m)
+static int read_msrs(struct vcpu *c, struct kvm_msrs *m)
 {
-	struct msrs *part = calloc(1, sizeof(*part));
-	unsigned n = m->head.nmsrs, kept = 0;
+	struct kvm_msrs *part = calloc(1, MSRS_BYTES);
+	unsigned n = m->nmsrs, kept = 0;
 
 	if (!part)
 		return -ENOMEM;
 	for (unsigned i = 0; i < n;) {
 		int got;
 
-		part->head.nmsrs = n - i;
-		memcpy(part->entry, m->entry + i, (n - i) * sizeof(*m->entry));
+		part->nmsrs = n - i;
+		memcpy(part->entries, m->entries + i, (n - i) * sizeof(*m->entries));
 		got = ioctl(c->fd, KVM_GET_MSRS, part);
 		if (got < 0)
 			got = 0;
 		i += (unsigned)got + 1;
-		memcpy(m->entry + kept, part->entry, (unsigned)got * sizeof(*m->entry));
+		memcpy(m->entries + kept, part->entries,
+			(unsigned)got * sizeof(*m->entries));
 		kept += (unsigned)got;
 	}
-	m->head.nmsrs = kept;
+	m->nmsrs = kept;
 	free(part);
 	return 0;
 }
 
 /* The register that KVM does not take is written on its own, and so named. */
-static void write_msrs(struct vcpu *c, struct state *s, struct msrs *m)
+static void write_msrs(struct vcpu *c, struct state *s, struct kvm_msrs *m)
 {
 	int taken = ioctl(c->fd, KVM_SET_MSRS, m);
 
 	if (taken < 0)
 		state_fail(s, "KVM takes no model-specific registers (errno %d)", errno);
-	else if ((unsigned)taken < m->head.nmsrs)
+	else if ((unsigned)taken < m->nmsrs)
 		state_fail(s, "KVM does not take 0x%llx in model-specific register 0x%x",
-			(unsigned long long)m->entry[taken].data, m->entry[taken].index);
+			(unsigned long long)m->entries[taken].data,
+			m->entries[taken].index);
 }
 
 static void state_msrs(struct vcpu *c, struct state *s)
 {
-	struct msrs *m = calloc(1, sizeof(*m));
+	struct kvm_msrs *m = calloc(1, MSRS_BYTES);
 	uint32_t n;
 
 	if (!m || (!state_loading(s) && (list_msrs(c, m) || read_msrs(c, m)))) {
@@ -103,16 +102,16 @@ static void state_msrs(struct vcpu *c, struct state *s)
 		free(m);
 		return;
 	}
-	n = m->head.nmsrs;
+	n = m->nmsrs;
 	state_u32(s, &n);
 	if (state_check(s, n <= MSRS_MAX, "too many model-specific registers")) {
-		m->head.nmsrs = n;
+		m->nmsrs = n;
 		for (unsigned i = 0; i < n; i++) {
-			state_u32(s, &m->entry[i].index);
-			uint64_t data = m->entry[i].data;
+			state_u32(s, &m->entries[i].index);
+			uint64_t data = m->entries[i].data;
 
 			state_u64(s, &data);
-			m->entry[i].data = data;
+			m->entries[i].data = data;
 		}
 	}
 	if (state_loading(s) && !state_ret(s, NULL))
