@@ -81,7 +81,7 @@ static void put_name(const struct disk *d, uint8_t *to)
 
 static void fill_controller(struct nvme *n, uint8_t *p)
 {
-	le16_store(p, 0x1b36);
+	le16_store(p, NVME_VENDOR);
 	le16_store(p + 2, 0x1af4);
 	put_text(p + 4, 20, n->disk->serial);
 	put_text(p + 24, 40, "Byre NVMe disk");

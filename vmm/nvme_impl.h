@@ -31,6 +31,7 @@
 #define NVME_EVENTS_MAX 4u /* requests for events that are kept */
 #define NVME_ALL	UINT32_MAX
 #define NVME_FIRMWARE	"1       "
+#define NVME_VENDOR	0xfb5d /* of PCI */
 
 /* The status field of a completion (4.6.1), without its phase. */
 enum nvme_status {
