@@ -43,11 +43,9 @@ static const char help[] =
 	"Without it\n"
 	"     they are forgotten at the end\n"
 	"  --firmware-log FILE\n     where firmware writes what it does\n"
-	"  --disk file=IMAGE[,option=value...]\n     a virtio disk: format=FMT, "
-	"readonly, cache=MODE, "
-	"discard=unmap,\n     queues=N, packed=on, serial=TEXT, and any option of the "
-	"image's "
-	"format\n"
+	"  --disk file=IMAGE[,option=value...]\n     a disk: iface=virtio|nvme|ahci, "
+	"media=disk|cdrom, format=FMT, readonly,\n     cache=MODE, discard=unmap, "
+	"queues=N, packed=on, serial=TEXT, and any\n     option of the image's format\n"
 	"  --object OBJDEF\n     an object such as a secret\n" CONFINE_HELP "\n"
 	"The serial console is on standard input and output. On a terminal Ctrl-A x ends "
 	"the\n"
@@ -82,6 +80,23 @@ static int take_serial(struct opts *opts, struct machine_disk *d, struct err *er
 	return 0;
 }
 
+/* Which device the guest sees; a CD-ROM drive's is AHCI's, and never written. */
+static int take_device(
+	struct opts *opts, struct machine_disk *d, bool *read_only, struct err *err)
+{
+	static const char *const media[] = {"disk", "cdrom", NULL};
+	int iface = 0, medium = 0;
+	bool given = opts_peek(opts, "iface");
+	int ret = opts_take_enum(opts, "iface", machine_ifaces, &iface, err);
+
+	ret = ret ? ret : opts_take_enum(opts, "media", media, &medium, err);
+	if (given)
+		d->iface = machine_ifaces[iface];
+	d->cdrom = medium;
+	*read_only = *read_only || medium;
+	return ret;
+}
+
 static int take_disk_options(
 	struct opts *opts, struct machine_disk *d, unsigned *flags, struct err *err)
 {
@@ -92,6 +107,7 @@ static int take_disk_options(
 	int ret = opts_take_bool(opts, "readonly", &read_only, err);
 
 	ret = ret ? ret : opts_take_bool(opts, "packed", &d->packed, err);
+	ret = ret ? ret : take_device(opts, d, &read_only, err);
 	ret = ret ? ret : opts_take_u64(opts, "queues", &queues, err);
 	ret = ret ? ret : take_serial(opts, d, err);
 	if (ret == 0 && queues > VM_CPUS_MAX)

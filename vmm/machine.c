@@ -3,12 +3,15 @@
 #include "vmm/machine.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/math.h"
 #include "vmm/acpi.h"
+#include "vmm/ahci.h"
 #include "vmm/boot.h"
 #include "vmm/console.h"
 #include "vmm/hotplug.h"
+#include "vmm/nvme.h"
 #include "vmm/virtio_blk.h"
 
 struct machine {
@@ -16,6 +19,8 @@ struct machine {
 	struct serial *serial;
 	struct power *power;
 	struct pci *pci;
+	struct ahci *ahci; /* with ports that may be free; NULL: none */
+	unsigned ahci_disks;
 	struct hotplug *hotplug;
 	struct acpi acpi;
 	struct smbios smbios;
@@ -24,14 +29,71 @@ struct machine {
 	int console_in;
 };
 
+/* ---- disks ----------------------------------------------------------------------- */
+
+static int attach_virtio(struct machine *m, const struct machine_disk *d,
+	struct disk *disk, unsigned cpus, struct err *err)
+{
+	unsigned queues = MIN(d->queues ? d->queues : cpus, VIRTIO_QUEUES_MAX);
+
+	return virtio_blk_new(&m->vm, m->pci, disk, queues, d->packed, err);
+}
+
+static int attach_nvme(struct machine *m, const struct machine_disk *d, struct disk *disk,
+	unsigned cpus, struct err *err)
+{
+	unsigned queues = MIN(d->queues ? d->queues : cpus, NVME_QUEUES_MAX);
+
+	return nvme_new(&m->vm, m->pci, disk, queues, err);
+}
+
+/* To a controller that has a port left, or a new one. */
+static int attach_ahci(struct machine *m, const struct machine_disk *d, struct disk *disk,
+	unsigned cpus, struct err *err)
+{
+	int ret = 0;
+
+	(void)cpus;
+	if (m->ahci_disks % AHCI_PORTS == 0)
+		ret = ahci_new(&m->vm, m->pci, &m->ahci, err);
+	m->ahci_disks++;
+	return ret ? ret : ahci_attach(m->ahci, disk, d->cdrom, err);
+}
+
+enum iface { IFACE_VIRTIO, IFACE_NVME, IFACE_AHCI };
+const char *const machine_ifaces[] = {"virtio", "nvme", "ahci", NULL};
+
+static int (*const attach[])(struct machine *m, const struct machine_disk *d,
+	struct disk *disk, unsigned cpus,
+	struct err *err) = {attach_virtio, attach_nvme, attach_ahci};
+
+/* Which one it is, and whether that has what was asked for. */
+static int choose_iface(const struct machine_disk *d, unsigned *iface, struct err *err)
+{
+	unsigned i = d->cdrom ? IFACE_AHCI : IFACE_VIRTIO;
+
+	for (unsigned k = 0; d->iface && machine_ifaces[k]; k++)
+		if (strcmp(machine_ifaces[k], d->iface) == 0)
+			i = k;
+	*iface = i;
+	if (d->cdrom && i != IFACE_AHCI)
+		return err_set(err, EINVAL, "a CD-ROM drive has the interface ahci");
+	if (d->queues && i == IFACE_AHCI)
+		return err_set(err, EINVAL, "the interface ahci has no queues to choose");
+	if (d->packed && i != IFACE_VIRTIO)
+		return err_set(err, EINVAL, "packed rings are virtio's");
+	return 0;
+}
+
 static int add_disk(
 	struct machine *m, const struct machine_disk *d, unsigned cpus, struct err *err)
 {
-	unsigned queues = MIN(d->queues ? d->queues : cpus, VIRTIO_QUEUES_MAX);
+	unsigned iface;
 	struct disk *disk;
-	int ret = disk_new(&m->vm, &d->disk, &disk, err);
+	int ret = choose_iface(d, &iface, err);
 
-	return ret ? ret : virtio_blk_new(&m->vm, m->pci, disk, queues, d->packed, err);
+	ret = ret ? ret : disk_new(&m->vm, &d->disk, &disk, err);
+	return ret ? ret : attach[iface](m, d, disk, cpus, err);
 }
 
 static int add_disks(struct machine *m, const struct machine_options *o, struct err *err)
@@ -42,6 +104,8 @@ static int add_disks(struct machine *m, const struct machine_options *o, struct 
 		ret = add_disk(m, &o->disk[i], m->vm.cpus, err);
 	return ret;
 }
+
+/* ---- the rest of it -------------------------------------------------------------- */
 
 static int add_devices(
 	struct machine *m, const struct machine_options *o, struct err *err)

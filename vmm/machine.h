@@ -12,7 +12,10 @@ struct machine_disk {
 	struct disk_options disk; /* its blk is the caller's; closed after machine_free */
 	unsigned queues;	  /* 0: one for each vCPU */
 	bool packed;		  /* virtio: packed rings are offered */
+	const char *iface;	  /* of machine_ifaces; NULL: virtio */
+	bool cdrom;		  /* ahci, and a disk that is read-only */
 };
+extern const char *const machine_ifaces[]; /* "virtio", …, NULL */
 
 struct machine_options {
 	struct memory_options memory;
