@@ -172,6 +172,8 @@ static struct virtio_queue *selected(struct virtio_device *d)
 
 static void set_status(struct virtio_device *d, uint8_t value)
 {
+	/* Features that queues were set up with stay as they are. */
+	const uint8_t lasting = STATUS_NEEDS_RESET | STATUS_FEATURES_OK;
 	uint8_t old;
 
 	if (!value) {
@@ -184,9 +186,8 @@ static void set_status(struct virtio_device *d, uint8_t value)
 			!(d->driver_features >> VIRTIO_F_VERSION_1 & 1)))
 		value &= (uint8_t)~STATUS_FEATURES_OK;
 	old = status_of(d);
-	while (!__atomic_compare_exchange_n(&d->status, &old,
-		value | (old & STATUS_NEEDS_RESET), true, __ATOMIC_ACQ_REL,
-		__ATOMIC_ACQUIRE))
+	while (!__atomic_compare_exchange_n(&d->status, &old, value | (old & lasting),
+		true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 		;
 	start_serving(d);
 }
@@ -194,7 +195,8 @@ static void set_status(struct virtio_device *d, uint8_t value)
 /* While the device is served: after it was reset alone. */
 static void enable_queue(struct virtio_queue *q)
 {
-	if (!q || q->enabled || (q->d->serving && !virtio_has(q->d, VIRTIO_F_RING_RESET)))
+	if (!q || q->enabled || !(status_of(q->d) & STATUS_FEATURES_OK) ||
+		(q->d->serving && !virtio_has(q->d, VIRTIO_F_RING_RESET)))
 		return;
 	if (!virtio_queue_fits(q)) {
 		virtio_break(q->d, "a queue does not lie in memory");
@@ -251,7 +253,7 @@ static void common_write(
 		break;
 	case DRIVER_FEATURE:
 		if (d->driver_feature_select < 2 &&
-			!(status_of(d) & STATUS_FEATURES_OK) && !d->serving) {
+			!(status_of(d) & STATUS_FEATURES_OK)) {
 			unsigned shift = 32 * d->driver_feature_select;
 
 			d->driver_features &= ~((uint64_t)UINT32_MAX << shift);
@@ -531,6 +533,9 @@ static void virtio_state(struct device *dev, struct state *s, unsigned version)
 	state_u16(s, &d->queue_select);
 	state_u16(s, &d->config_vector);
 	state_u8(s, &d->status);
+	state_check(s,
+		!(d->status & STATUS_FEATURES_OK) || !(d->driver_features & ~d->features),
+		"the guest took features that it was not offered");
 	state_u8(s, &d->config_generation);
 	state_u32(s, &isr);
 	state_bytes(s, d->config, d->config_bytes);

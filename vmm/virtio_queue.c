@@ -351,7 +351,7 @@ bool virtio_queue_fits(struct virtio_queue *q)
 {
 	q->ring = virtio_has(q->d, VIRTIO_F_RING_PACKED) ? &vring_packed : &vring_split;
 	q->event_idx = virtio_has(q->d, VIRTIO_F_EVENT_IDX);
-	return q->ring->fits(q);
+	return is_size(q->d, q->size) && q->ring->fits(q);
 }
 
 void virtio_queue_resize(struct virtio_queue *q, uint64_t size)

@@ -462,7 +462,7 @@ static void rings_that_make_no_sense_break_the_device_till_reset(void **state)
 	memcpy(guest_at(&g, DATA), (uint8_t *)guest_at(&g, GUEST_RINGS) + 16, 16);
 	put(0, DATA, 16, 4, 0); /* a table in a table */
 	expect_broken();
-	guest_set(&g, 0x14, 1, 0);
+	guest_set_up(&g, FLUSH | RING_RESET, 0, 0);
 	guest_set(&g, 0x20, 8, GUEST_MEMORY);
 	guest_set(&g, 0x1c, 2, 1); /* a queue outside of memory */
 	assert_true(guest_is_broken(&g));
