@@ -13,6 +13,7 @@
 #include "vmm/hotplug.h"
 #include "vmm/nvme.h"
 #include "vmm/virtio_blk.h"
+#include "vmm/virtio_scsi.h"
 
 struct machine {
 	struct vm vm;
@@ -21,6 +22,7 @@ struct machine {
 	struct pci *pci;
 	struct ahci *ahci; /* with ports that may be free; NULL: none */
 	unsigned ahci_disks;
+	struct virtio_scsi *scsi; /* NULL: none */
 	struct hotplug *hotplug;
 	struct acpi acpi;
 	struct smbios smbios;
@@ -37,6 +39,18 @@ static int attach_virtio(struct machine *m, const struct machine_disk *d,
 	unsigned queues = MIN(d->queues ? d->queues : cpus, VIRTIO_QUEUES_MAX);
 
 	return virtio_blk_new(&m->vm, m->pci, disk, queues, d->packed, err);
+}
+
+/* One adapter for all: the first disk says what it is like. */
+static int attach_scsi(struct machine *m, const struct machine_disk *d, struct disk *disk,
+	unsigned cpus, struct err *err)
+{
+	unsigned queues = MIN(d->queues ? d->queues : cpus, VIRTIO_SCSI_QUEUES_MAX);
+	int ret = 0;
+
+	if (!m->scsi)
+		ret = virtio_scsi_new(&m->vm, m->pci, queues, d->packed, &m->scsi, err);
+	return ret ? ret : virtio_scsi_attach(m->scsi, disk, err);
 }
 
 static int attach_nvme(struct machine *m, const struct machine_disk *d, struct disk *disk,
@@ -60,12 +74,12 @@ static int attach_ahci(struct machine *m, const struct machine_disk *d, struct d
 	return ret ? ret : ahci_attach(m->ahci, disk, d->cdrom, err);
 }
 
-enum iface { IFACE_VIRTIO, IFACE_NVME, IFACE_AHCI };
-const char *const machine_ifaces[] = {"virtio", "nvme", "ahci", NULL};
+enum iface { IFACE_VIRTIO, IFACE_SCSI, IFACE_NVME, IFACE_AHCI };
+const char *const machine_ifaces[] = {"virtio", "scsi", "nvme", "ahci", NULL};
 
 static int (*const attach[])(struct machine *m, const struct machine_disk *d,
 	struct disk *disk, unsigned cpus,
-	struct err *err) = {attach_virtio, attach_nvme, attach_ahci};
+	struct err *err) = {attach_virtio, attach_scsi, attach_nvme, attach_ahci};
 
 /* Which one it is, and whether that has what was asked for. */
 static int choose_iface(const struct machine_disk *d, unsigned *iface, struct err *err)
@@ -80,7 +94,7 @@ static int choose_iface(const struct machine_disk *d, unsigned *iface, struct er
 		return err_set(err, EINVAL, "a CD-ROM drive has the interface ahci");
 	if (d->queues && i == IFACE_AHCI)
 		return err_set(err, EINVAL, "the interface ahci has no queues to choose");
-	if (d->packed && i != IFACE_VIRTIO)
+	if (d->packed && i != IFACE_VIRTIO && i != IFACE_SCSI)
 		return err_set(err, EINVAL, "packed rings are virtio's");
 	return 0;
 }
