@@ -457,8 +457,10 @@ void guest_put(struct guest *g, unsigned q, unsigned i, uint64_t address, uint32
 	const struct guest_queue *k = &g->queue[q];
 	uint16_t lap = lap_flags(i == k->next_avail ? !k->avail_lap : k->avail_lap);
 
-	*d = g->packed ? (struct descriptor){address, bytes, id, (uint16_t)(flags | lap)}
-		       : (struct descriptor){address, bytes, flags, id};
+	d->address = address;
+	d->bytes = bytes;
+	d->a = g->packed ? id : flags;
+	store(&d->b, g->packed ? flags | lap : id); /* the device may look */
 }
 
 void guest_offer_raw(struct guest *g, unsigned q, uint16_t head)
