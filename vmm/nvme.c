@@ -160,10 +160,20 @@ static void place_bells(struct nvme *n)
 	n->bells_at = to;
 }
 
+/* A lane has no business with KVM's bells (confine.h): where it turns them on, the first
+ * doorbell that is an exit has its vCPU place them. */
 void nvme_set_shadow(struct nvme *n, bool on)
 {
 	pthread_mutex_lock(&n->bell_lock);
 	__atomic_store_n(&n->shadowed, on, __ATOMIC_RELEASE);
+	if (!on)
+		place_bells(n);
+	pthread_mutex_unlock(&n->bell_lock);
+}
+
+static void place_bells_now(struct nvme *n)
+{
+	pthread_mutex_lock(&n->bell_lock);
 	place_bells(n);
 	pthread_mutex_unlock(&n->bell_lock);
 }
@@ -681,6 +691,8 @@ static void ring_bell(struct nvme *n, uint64_t offset, uint32_t value)
 
 	if (!(csts_of(n) & CSTS_READY))
 		return;
+	if (is_shadowed(n, (unsigned)MIN(id, 1u)))
+		place_bells_now(n);
 	if (id > n->n_queues)
 		nvme_raise(n, NVME_EVENT_BELL);
 	else if (offset & 4)
