@@ -4,7 +4,8 @@
 # The vocabulary of tests that take a machine, or two: sourced after tap.sh.
 #
 #	own_machine [OPTION...]	runs the test again in a VM of its own (the options are those
-#				of `lab up`): what stands below happens in there
+#				of `lab up`): what stands below happens in there. Before that the test's
+#				function prepare_machine is called, where it has one, on the host
 #
 # or, from outside,
 #
@@ -29,9 +30,10 @@ own_machine () {
 	[ -z "$BYRE_IN_MACHINE" ] || return 0
 	need_lab
 	truncate -s 2G disk.img
+	command -v prepare_machine >/dev/null && prepare_machine
 	must lab up n1 "$@"
 	echo "# up after $(since_start) s"
-	lab run -t 1200 n1 "BYRE_IN_MACHINE=yes sh $0"
+	lab run -t $((1200 + 3 * ${BYRE_SOAK:-0})) n1 "BYRE_IN_MACHINE=yes BYRE_SOAK=$BYRE_SOAK sh $0"
 	lab_status=$?
 	echo "# done after $(since_start) s"
 	[ $lab_status -eq 0 ] || consoles
