@@ -49,7 +49,7 @@ void power_press_button(struct power *p)
 	p->status |= BUTTON;
 	update(p);
 	pthread_mutex_unlock(&p->lock);
-	vm_notify(p->vm, VM_EVENT_POWERDOWN);
+	vm_notify(p->vm, VM_EVENT_POWERDOWN, VM_NOTHING);
 }
 
 static uint32_t timer_value(void)

@@ -25,6 +25,12 @@
 #define CR0_PROTECTED   0x11 /* PE, ET */
 #define MSR_MISC_ENABLE 0x1a0
 #define FAST_STRINGS    1
+#define LINT1_REGISTER  0x360
+#define LINT1_MASK      0x10700 /* masked, delivery mode */
+#define LINT1_NMI       0x400
+
+const char *const vcpu_exit_names[VCPU_EXITS] = {
+	"io", "mmio", "interrupt", "shutdown", "other"};
 
 /* ---- what it is ------------------------------------------------------------------ */
 
@@ -138,12 +144,12 @@ static int set_lapic(struct vcpu *c)
 {
 	struct kvm_lapic_state lapic;
 	uint32_t *lint0 = (uint32_t *)(void *)(lapic.regs + 0x350);
-	uint32_t *lint1 = (uint32_t *)(void *)(lapic.regs + 0x360);
+	uint32_t *lint1 = (uint32_t *)(void *)(lapic.regs + LINT1_REGISTER);
 
 	if (ioctl(c->fd, KVM_GET_LAPIC, &lapic))
 		return -errno;
 	*lint0 = (*lint0 & ~0x700u) | 0x700;
-	*lint1 = (*lint1 & ~0x700u) | 0x400;
+	*lint1 = (*lint1 & ~0x700u) | LINT1_NMI;
 	return ioctl(c->fd, KVM_SET_LAPIC, &lapic) ? -errno : 0;
 }
 
@@ -244,6 +250,20 @@ int vcpu_reset(struct vcpu *c)
 	return enter_flat(c);
 }
 
+/* As a chipset would raise it: by LINT1, which the guest may have masked. */
+int vcpu_nmi(struct vcpu *c)
+{
+	struct kvm_lapic_state lapic;
+	uint32_t lint1;
+
+	if (ioctl(c->fd, KVM_GET_LAPIC, &lapic))
+		return -errno;
+	memcpy(&lint1, lapic.regs + LINT1_REGISTER, sizeof(lint1));
+	if ((lint1 & LINT1_MASK) != LINT1_NMI)
+		return 0;
+	return ioctl(c->fd, KVM_NMI) ? -errno : 0;
+}
+
 /* ---- exits ----------------------------------------------------------------------- */
 
 static uint64_t load(const uint8_t *p, unsigned bytes)
@@ -260,7 +280,6 @@ static void do_pio(struct vcpu *c)
 	uint8_t *data = (uint8_t *)run + run->io.data_offset;
 	uint64_t value;
 
-	c->pio_exits++;
 	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
 		if (run->io.direction == KVM_EXIT_IO_OUT) {
 			bus_write(&c->vm->pio, run->io.port, run->io.size,
@@ -278,7 +297,6 @@ static void do_mmio(struct vcpu *c)
 	unsigned bytes = run->mmio.len;
 	uint64_t value;
 
-	c->mmio_exits++;
 	if (run->mmio.is_write) {
 		bus_write(&c->vm->mmio, run->mmio.phys_addr, bytes,
 			load(run->mmio.data, bytes));
@@ -288,11 +306,25 @@ static void do_mmio(struct vcpu *c)
 	memcpy(run->mmio.data, &value, bytes);
 }
 
+static void count_exit(struct vcpu *c, uint32_t reason)
+{
+	enum vcpu_exit kind =
+		reason == KVM_EXIT_IO     ? VCPU_EXIT_IO
+		: reason == KVM_EXIT_MMIO ? VCPU_EXIT_MMIO
+		: reason == KVM_EXIT_INTR ? VCPU_EXIT_INTERRUPT
+		: reason == KVM_EXIT_SHUTDOWN || reason == KVM_EXIT_SYSTEM_EVENT
+			? VCPU_EXIT_SHUTDOWN
+			: VCPU_EXIT_OTHER;
+
+	/* One writer: no locked instruction for each exit. */
+	__atomic_store_n(&c->exits[kind], c->exits[kind] + 1, __ATOMIC_RELAXED);
+}
+
 static void handle_exit(struct vcpu *c)
 {
 	const struct kvm_run *run = c->run;
 
-	c->exits++;
+	count_exit(c, run->exit_reason);
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
 		do_pio(c);
@@ -377,7 +409,9 @@ static void run_guest(struct vcpu *c)
 	do {
 		if (ioctl(c->fd, KVM_RUN, 0) == 0) {
 			handle_exit(c);
-		} else if (errno != EINTR && errno != EAGAIN) {
+		} else if (errno == EINTR || errno == EAGAIN) {
+			count_exit(c, KVM_EXIT_INTR);
+		} else {
 			vm_fail(c->vm, "vCPU %u: %s", c->index, strerror(errno));
 			break;
 		}
@@ -390,6 +424,7 @@ static void *vcpu_main(void *arg)
 	struct vcpu *c = arg;
 
 	confine_thread(CONFINE_VCPU);
+	__atomic_store_n(&c->tid, (int)gettid(), __ATOMIC_RELAXED);
 	while (wait_until_running(c)) {
 		run_guest(c);
 		has_left(c->vm);

@@ -163,6 +163,17 @@ void vm_add_device(struct vm *vm, struct device *d)
 	vm->devices = d;
 }
 
+void vm_remove_device(struct vm *vm, struct device *d)
+{
+	struct device **at = &vm->devices;
+
+	while (*at && *at != d)
+		at = &(*at)->next;
+	assert(*at);
+	*at = d->next;
+	d->ops->free(d);
+}
+
 static void end_vcpus(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
@@ -281,10 +292,10 @@ int vm_call(struct vm *vm, void (*fn)(void *arg), void *arg)
 	return call.done ? 0 : -ESHUTDOWN;
 }
 
-void vm_notify(struct vm *vm, enum vm_event event)
+void vm_notify(struct vm *vm, enum vm_event event, enum vm_request why)
 {
 	if (vm->notify)
-		vm->notify(vm->notify_arg, event);
+		vm->notify(vm->notify_arg, event, why);
 }
 
 /* ---- running --------------------------------------------------------------------- */
@@ -388,7 +399,8 @@ static void run_guest(struct vm *vm)
 	pthread_mutex_lock(&vm->lock);
 }
 
-/* The next request; runs, stands and answers calls until there is one. */
+/* The next request; runs, stands and answers calls until there is one. Whoever waited for a call
+ * finds that others have been told already whether it runs. */
 static enum vm_request next_request(struct vm *vm, bool *ran)
 {
 	enum vm_request request;
@@ -397,15 +409,13 @@ static enum vm_request next_request(struct vm *vm, bool *ran)
 	while (!vm->request) {
 		bool runs = vm->wanted == VM_STATUS_RUNNING;
 
-		if (vm->calls) {
-			answer_calls(vm);
-			continue;
-		}
 		if (runs != *ran) {
 			*ran = runs;
 			pthread_mutex_unlock(&vm->lock);
-			vm_notify(vm, runs ? VM_EVENT_RESUME : VM_EVENT_STOP);
+			vm_notify(vm, runs ? VM_EVENT_RESUME : VM_EVENT_STOP, VM_NOTHING);
 			pthread_mutex_lock(&vm->lock);
+		} else if (vm->calls) {
+			answer_calls(vm);
 		} else if (runs) {
 			run_guest(vm);
 		} else {
@@ -418,20 +428,32 @@ static enum vm_request next_request(struct vm *vm, bool *ran)
 	return request;
 }
 
+/* Why it stood is over, whatever it was; that it stands is not. */
+static void stand_anew(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	if (vm->wanted != VM_STATUS_RUNNING)
+		vm->wanted = VM_STATUS_PRELAUNCH;
+	pthread_mutex_unlock(&vm->lock);
+}
+
 /* Whether that is the end. */
 static bool handle_request(
 	struct vm *vm, enum vm_request request, int *ret, struct err *err)
 {
+	bool reset = request == VM_RESET || request == VM_RESET_OWNER;
+
 	if (request == VM_FAILED) {
 		*ret = err_set(err, EIO, "%s", vm->failure);
 		return true;
 	}
-	if (request == VM_RESET && !vm->no_reboot) {
-		vm_notify(vm, VM_EVENT_RESET);
+	if (reset && !vm->no_reboot) {
+		vm_notify(vm, VM_EVENT_RESET, request);
+		stand_anew(vm);
 		*ret = begin_anew(vm, err);
 		return *ret != 0;
 	}
-	vm_notify(vm, VM_EVENT_SHUTDOWN);
+	vm_notify(vm, VM_EVENT_SHUTDOWN, request);
 	if (!vm->no_shutdown || request == VM_QUIT)
 		return true;
 	want(vm, VM_STATUS_SHUTDOWN);
@@ -453,6 +475,8 @@ int vm_run(struct vm *vm, struct err *err)
 	int ret = start_threads(vm, err);
 
 	ret = ret ? ret : begin_anew(vm, err);
+	if (ret == 0 && vm->begin)
+		ret = vm->begin(vm, vm->begin_arg, err);
 	while (ret == 0 && !over)
 		over = handle_request(vm, next_request(vm, &ran), &ret, err);
 	end(vm);
@@ -467,6 +491,27 @@ void vm_set_irq(struct vm *vm, unsigned gsi, bool high)
 
 	if (ioctl(vm->fd, KVM_IRQ_LINE, &line))
 		vm_fail(vm, "interrupt line %u: %s", gsi, strerror(errno));
+}
+
+struct nmi {
+	struct vm *vm;
+	int ret;
+};
+
+static void inject_nmi(void *arg)
+{
+	struct nmi *nmi = arg;
+
+	for (unsigned i = 0; i < nmi->vm->cpus && nmi->ret == 0; i++)
+		nmi->ret = vcpu_nmi(&nmi->vm->vcpu[i]);
+}
+
+int vm_inject_nmi(struct vm *vm)
+{
+	struct nmi nmi = {.vm = vm};
+	int ret = vm_call(vm, inject_nmi, &nmi);
+
+	return ret ? ret : nmi.ret;
 }
 
 int vm_send_msi(struct vm *vm, uint64_t address, uint32_t data)

@@ -28,9 +28,10 @@ struct vm_topology {
 
 enum vm_request {
 	VM_NOTHING,
-	VM_RESET,
-	VM_POWER_OFF, /* by the guest */
-	VM_QUIT,      /* by its owner */
+	VM_RESET,       /* by the guest */
+	VM_RESET_OWNER, /* by its owner */
+	VM_POWER_OFF,   /* by the guest */
+	VM_QUIT,        /* by its owner */
 	VM_FAILED,    /* vm->failure says why */
 };
 
@@ -51,6 +52,17 @@ enum vm_event {
 	VM_EVENT_SHUTDOWN,
 };
 
+/* What made a vCPU leave the guest. */
+enum vcpu_exit {
+	VCPU_EXIT_IO,
+	VCPU_EXIT_MMIO,
+	VCPU_EXIT_INTERRUPT, /* of the host, a kick */
+	VCPU_EXIT_SHUTDOWN,  /* a reset or the end */
+	VCPU_EXIT_OTHER,
+	VCPU_EXITS
+};
+extern const char *const vcpu_exit_names[VCPU_EXITS];
+
 struct vcpu {
 	struct vm *vm;
 	unsigned index;
@@ -59,7 +71,8 @@ struct vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool started;
-	uint64_t exits, pio_exits, mmio_exits; /* its thread writes, anybody reads */
+	int tid; /* of the thread; atomic, 0 before it runs */
+	uint64_t exits[VCPU_EXITS]; /* its thread counts, anybody reads; atomic */
 	struct state *initial; /* as KVM made it: what a reset goes back to */
 };
 
@@ -70,6 +83,8 @@ struct vm_call {
 	bool done;
 	struct vm_call *next;
 };
+
+struct disk_failure; /* disk.h */
 
 struct vm {
 	int kvm_fd, fd;
@@ -92,9 +107,14 @@ struct vm {
 	void *load_arg;
 	bool no_reboot;	  /* a reset ends it */
 	bool no_shutdown; /* when the guest turns it off it stays, stopped */
-	/* What happened, from any thread; NULL: nobody wants to know. */
-	void (*notify)(void *arg, enum vm_event event);
-	void *notify_arg;
+	/* Once, when vm_run() has everything in place and before anything runs; NULL: nothing. */
+	int (*begin)(struct vm *vm, void *arg, struct err *err);
+	void *begin_arg;
+	/* What happened, from any thread; NULL: nobody wants to know. `why` is the request that
+	 * made it a reset or a shutdown, else VM_NOTHING. They do not block. */
+	void (*notify)(void *arg, enum vm_event event, enum vm_request why);
+	void (*disk_failed)(void *arg, const struct disk_failure *f);
+	void *notify_arg; /* of both */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -116,6 +136,7 @@ struct vm {
 int vm_new(struct vm *vm, const struct memory_options *memory,
 	const struct vm_topology *topology, struct err *err);
 void vm_add_device(struct vm *vm, struct device *d); /* the VM's from then on */
+void vm_remove_device(struct vm *vm, struct device *d); /* frees it; only while it stands */
 void vm_free(struct vm *vm);
 
 /* A range of memory that KVM backs by host memory: RAM, or with read_only ROM, where writes
@@ -139,7 +160,9 @@ bool vm_stopping(struct vm *vm);
 /* Calls fn in the thread of vm_run() while no vCPU and no device runs; then the machine goes
  * on, or stands, as before. Waits for it. Not from vCPUs, devices or fn. -ESHUTDOWN: it ended. */
 int vm_call(struct vm *vm, void (*fn)(void *arg), void *arg);
-void vm_notify(struct vm *vm, enum vm_event event);
+void vm_notify(struct vm *vm, enum vm_event event, enum vm_request why);
+/* A non-maskable interrupt, on every vCPU that would take one from its pin. */
+int vm_inject_nmi(struct vm *vm);
 
 /* The state of KVM's part, vCPUs and all devices, in their order. Only while it stands. */
 void vm_state(struct vm *vm, struct state *s);
@@ -162,6 +185,7 @@ int vcpu_new(struct vcpu *c, struct vm *vm, unsigned index, struct err *err);
 int vcpu_start(struct vcpu *c, struct err *err); /* its thread; waits for vm->running */
 void vcpu_kick(struct vcpu *c);			 /* leaves the guest soon */
 int vcpu_reset(struct vcpu *c);			 /* not while it runs; 0 or -errno */
+int vcpu_nmi(struct vcpu *c);			 /* likewise */
 
 /* vcpu_state.c: its section, both ways. A reset loads what vcpu_keep kept. */
 void vcpu_state(struct vcpu *c, struct state *s);
