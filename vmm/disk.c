@@ -56,12 +56,33 @@ static uint64_t turn_of(struct disk *d, enum disk_kind kind, uint64_t bytes)
 	return turn;
 }
 
-static bool is_limited(const struct disk *d)
+static bool any_limit(const struct disk_limits *l)
 {
 	for (unsigned i = 0; i < 3; i++)
-		if (d->limits.iops[i] || d->limits.bps[i])
+		if (l->iops[i] || l->bps[i])
 			return true;
 	return false;
+}
+
+/* A debt that the old rate left is forgotten. */
+void disk_set_limits(struct disk *d, const struct disk_limits *limits)
+{
+	pthread_mutex_lock(&d->lock);
+	d->limits = *limits;
+	memset(d->next_iops_ns, 0, sizeof(d->next_iops_ns));
+	memset(d->next_bps_ns, 0, sizeof(d->next_bps_ns));
+	__atomic_store_n(&d->limited, any_limit(limits), __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&d->lock);
+}
+
+struct disk_limits disk_limits_of(struct disk *d)
+{
+	struct disk_limits limits;
+
+	pthread_mutex_lock(&d->lock);
+	limits = d->limits;
+	pthread_mutex_unlock(&d->lock);
+	return limits;
 }
 
 /* -ECANCELED: the machine stops meanwhile. */
@@ -69,7 +90,7 @@ static int wait_turn(struct disk *d, enum disk_kind kind, uint64_t bytes)
 {
 	uint64_t turn, now;
 
-	if (!is_limited(d) || kind == DISK_FLUSH)
+	if (!__atomic_load_n(&d->limited, __ATOMIC_RELAXED) || kind == DISK_FLUSH)
 		return 0;
 	turn = turn_of(d, kind, bytes);
 	while ((now = clock_ns()) < turn) {
@@ -85,6 +106,17 @@ static int wait_turn(struct disk *d, enum disk_kind kind, uint64_t bytes)
 static const char *const kind_names[DISK_KINDS] = {
 	"read", "write", "write zeroes", "discard", "flush"};
 
+static void tell(struct disk *d, enum disk_kind kind, int error, enum disk_policy action)
+{
+	struct disk_failure f = {
+		.disk = d, .kind = kind, .error = error, .action = action};
+
+	log_line(LOG_LEVEL_WARNING, "%s: %s: %s%s", d->id, kind_names[kind],
+		strerror(error), action == DISK_STOP ? "; the machine stops" : "");
+	if (d->vm->disk_failed)
+		d->vm->disk_failed(d->vm->notify_arg, &f);
+}
+
 /* What the guest gets to see of an error. */
 static int judge(struct disk *d, enum disk_kind kind, int ret)
 {
@@ -94,8 +126,7 @@ static int judge(struct disk *d, enum disk_kind kind, int ret)
 		return ret; /* the request's own fault, if any */
 	if (policy == DISK_ENOSPC)
 		policy = ret == -ENOSPC || ret == -EDQUOT ? DISK_STOP : DISK_REPORT;
-	log_line(LOG_LEVEL_WARNING, "%s: %s: %s%s", d->id, kind_names[kind],
-		strerror(-ret), policy == DISK_STOP ? "; the machine stops" : "");
+	tell(d, kind, -ret, policy);
 	if (policy == DISK_IGNORE)
 		return 0;
 	if (policy == DISK_REPORT)
@@ -114,9 +145,12 @@ static int finish(
 	struct disk *d, enum disk_kind kind, uint64_t bytes, uint64_t since, int ret)
 {
 	struct disk_count *c = &d->count[kind];
+	uint64_t now;
 
 	add(&c->requests, 1);
-	add(&c->ns, clock_ns() - since);
+	now = clock_ns();
+	add(&c->ns, now - since);
+	__atomic_store_n(&d->last_ns, now, __ATOMIC_RELAXED);
 	if (ret)
 		add(&c->failed, 1);
 	else
@@ -258,7 +292,6 @@ int disk_new(
 	d->boot = o->boot;
 	d->policy[0] = o->on_read_error;
 	d->policy[1] = o->on_write_error;
-	d->limits = o->limits;
 	ret = name_disk(d, o->id, err);
 	if (ret) {
 		free(d);
@@ -267,6 +300,7 @@ int disk_new(
 	if (o->serial)
 		snprintf(d->serial, sizeof(d->serial), "%s", o->serial);
 	pthread_mutex_init(&d->lock, NULL);
+	disk_set_limits(d, &o->limits);
 	while (*last)
 		last = &(*last)->next;
 	*last = d;

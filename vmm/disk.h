@@ -16,6 +16,8 @@
 #define DISK_ID_MAX	32u /* with the 0 */
 #define DISK_SERIAL_MAX 21u /* likewise */
 
+struct disk; /* fields that devices look at are below */
+
 /* What an error of storage becomes. */
 enum disk_policy {
 	DISK_REPORT, /* an error that the guest sees */
@@ -41,11 +43,18 @@ struct disk_options {
 	unsigned boot; /* order of booting, from 1 on; 0: last */
 };
 
+/* As vm->disk_failed is told. */
+struct disk_failure {
+	const struct disk *disk;
+	enum disk_kind kind;
+	int error;		  /* errno */
+	enum disk_policy action; /* never DISK_ENOSPC */
+};
+
 struct disk_count {
 	uint64_t requests, failed, bytes, ns;
 };
 
-struct disk; /* fields that devices look at are below */
 
 /* Into the machine's list of disks; freed with it. */
 int disk_new(struct vm *vm, const struct disk_options *o, struct disk **out, struct err *err);
@@ -65,12 +74,17 @@ struct disk {
 	char boot_path[80];
 	void (*resized)(void *front);
 	void *front;
+	/* The device in front where it is this disk's alone and a PCI function, which can be taken
+	 * out of its slot (device.instance) with it; NULL: it stays. */
+	struct device *plug;
 
 	enum disk_policy policy[2]; /* of reads; of the rest */
+	bool limited;	      /* by any of its limits; atomic */
+	pthread_mutex_t lock; /* around what follows */
 	struct disk_limits limits;
-	pthread_mutex_t lock;	 /* around what follows */
 	uint64_t next_iops_ns[3], next_bps_ns[3];
 	struct disk_count count[DISK_KINDS]; /* statistics; atomic */
+	uint64_t last_ns;		     /* when a request last ended; atomic */
 	int last_error;			     /* that stopped the machine; atomic */
 };
 
@@ -90,6 +104,9 @@ int disk_flush(struct disk *d);
 
 /* Grows or shrinks it while the machine runs; the guest is told. -errno with err set. */
 int disk_resize(struct disk *d, uint64_t bytes, struct err *err);
+/* From now on, requests that wait their turn excepted. */
+void disk_set_limits(struct disk *d, const struct disk_limits *limits);
+struct disk_limits disk_limits_of(struct disk *d);
 struct disk *disk_find(struct vm *vm, const char *id); /* NULL: none of that name */
 
 #endif

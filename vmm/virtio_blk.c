@@ -320,6 +320,7 @@ int virtio_blk_new(struct vm *vm, struct pci *pci, struct disk *disk, unsigned q
 	disk->iface = "virtio";
 	disk->front = v;
 	disk->resized = resized;
+	disk->plug = &v->virtio.device;
 	snprintf(disk->boot_path, sizeof(disk->boot_path), "/pci@i0cf8/scsi@%x/disk@0,0",
 		v->virtio.pci.slot);
 	return 0;
