@@ -472,6 +472,30 @@ void pci_remove(struct pci_function *f)
 	pthread_mutex_destroy(&f->lock);
 }
 
+bool pci_look(struct pci *pci, unsigned slot, unsigned function, struct pci_facts *out)
+{
+	const struct pci_function *f;
+
+	pthread_mutex_lock(&pci->lock);
+	f = pci->function[slot][function];
+	if (f) {
+		*out = (struct pci_facts){.line = f->config[LINE]};
+		out->id = (struct pci_identity){.vendor = le16_load(f->config),
+			.device = le16_load(f->config + 2),
+			.subsystem_vendor = le16_load(f->config + SUBSYSTEM),
+			.subsystem = le16_load(f->config + SUBSYSTEM + 2),
+			.class_code = le32_load(f->config + REVISION) >> 8,
+			.revision = f->config[REVISION],
+			.interrupts = f->config[PIN] != 0};
+		for (unsigned i = 0; i < PCI_BARS; i++) {
+			out->bar[i].base = f->bar[i].mapped;
+			out->bar[i].bytes = f->bar[i].bytes;
+		}
+	}
+	pthread_mutex_unlock(&pci->lock);
+	return f != NULL;
+}
+
 void pci_function_reset(struct pci_function *f)
 {
 	pthread_mutex_lock(&f->lock);

@@ -76,6 +76,15 @@ int pci_add(struct pci *pci, struct pci_function *f, int slot, struct err *err);
 int pci_add_function(struct pci *pci, struct pci_function *f, unsigned slot, unsigned function,
 	struct err *err);
 void pci_remove(struct pci_function *f);
+/* What a function is, as configuration space tells it now; false: there is none. */
+struct pci_facts {
+	struct pci_identity id;
+	uint8_t line;
+	struct {
+		uint32_t base, bytes;
+	} bar[PCI_BARS];
+};
+bool pci_look(struct pci *pci, unsigned slot, unsigned function, struct pci_facts *out);
 void pci_function_reset(struct pci_function *f);
 /* Part of a device's section. Loading maps its BARs where they were. */
 void pci_function_state(struct pci_function *f, struct state *s);
