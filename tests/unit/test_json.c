@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/json_split.h"
 
 static void assert_dump(struct json *v, unsigned indent, const char *expect)
 {
@@ -158,6 +159,84 @@ static void bad_and_oversized_text_is_refused(void **state)
 	json_free(v);
 }
 
+/* The values of a text that comes in pieces of this size, joined by bars. */
+static void assert_split(const char *text, size_t bytes, size_t piece, const char *expect)
+{
+	struct json_split *s = json_split_new();
+	char all[512] = "", *value;
+
+	for (size_t at = 0; at < bytes; at += piece) {
+		size_t n = bytes - at < piece ? bytes - at : piece;
+
+		assert_int_equal(json_split_add(s, text + at, n), 0);
+		while ((value = json_split_next(s))) {
+			strcat(strcat(all, value), "|");
+			free(value);
+		}
+	}
+	assert_string_equal(all, expect);
+	json_split_free(s);
+}
+
+static void a_stream_is_cut_into_its_values(void **state)
+{
+	static const struct {
+		const char *text, *values;
+	} rows[] = {
+		{"", ""},
+		{" {\"a\": 1}\r\n {} ", "{\"a\": 1}|{}|"},
+		{"{\"a\": {\"b\": [1, {}]}}{}[]", "{\"a\": {\"b\": [1, {}]}}|{}|[]|"},
+		{"{\"}\\\"{\": \"\\\\\"}{}", "{\"}\\\"{\": \"\\\\\"}|{}|"},
+		{"{\"half\": ", ""},
+		{"word 12 \"a b\"{}", "word|12|\"a b\"|{}|"},
+		{"]}{}", "]|}|{}|"},
+		{"x]{}", "x]|{}|"},
+		{"{\"broken\n{}", "{\"broken\n|{}|"},
+		{"{\"broken\": 1 \xff{}", "{\"broken\": 1 \xff|{}|"},
+		{"{\"a\" \x01{}", "{\"a\" \x01|{}|"},
+	};
+	char deep[70];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		for (size_t piece = 1; piece < 40; piece += 7)
+			assert_split(rows[i].text, strlen(rows[i].text), piece,
+				rows[i].values);
+	assert_split("{\0{}", 4, 4, "{|{}|");
+	assert_split("\0{}", 3, 1, "|{}|");
+	memset(deep, '[', 65);
+	strcpy(deep + 65, "{}");
+	assert_split(deep, 67, 67,
+		"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
+		"|{}|");
+}
+
+static void a_value_of_a_stream_is_bounded(void **state)
+{
+	struct json_split *s = json_split_new();
+	char *big = malloc(1 << 20), *value;
+
+	(void)state;
+	memset(big, ' ', 1 << 20);
+	for (unsigned i = 0; i < 3; i++) { /* space between values is none of them */
+		assert_int_equal(json_split_add(s, big, 1 << 20), 0);
+		assert_null(json_split_next(s));
+	}
+	big[0] = '[';
+	big[(1 << 20) - 1] = ']';
+	assert_int_equal(json_split_add(s, big, 1 << 20), 0);
+	value = json_split_next(s);
+	assert_int_equal(strlen(value), 1 << 20);
+	free(value);
+	assert_int_equal(json_split_add(s, big, (1 << 20) - 1), 0);
+	assert_null(json_split_next(s));
+	assert_int_equal(json_split_add(s, "x", 1), 0);
+	assert_null(json_split_next(s));
+	assert_int_equal(json_split_add(s, "x", 1), -E2BIG);
+	json_split_free(s);
+	free(big);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -165,6 +244,8 @@ int main(void)
 		cmocka_unit_test(strings_are_escaped_as_qemu_img_does),
 		cmocka_unit_test(members_keep_their_order),
 		cmocka_unit_test(bad_and_oversized_text_is_refused),
+		cmocka_unit_test(a_stream_is_cut_into_its_values),
+		cmocka_unit_test(a_value_of_a_stream_is_bounded),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
