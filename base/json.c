@@ -142,6 +142,11 @@ struct json *json_new_bool(bool b)
 	return out(json_boolean(b));
 }
 
+struct json *json_dup(const struct json *v)
+{
+	return out(json_deep_copy(in(v)));
+}
+
 void json_free(struct json *v)
 {
 	json_decref(in(v));

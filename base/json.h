@@ -20,6 +20,7 @@ struct json *json_new_array(void);
 struct json *json_new_string(const char *text); /* bytes that are not UTF-8 are escaped as U+FFFD */
 struct json *json_new_int(int64_t n);
 struct json *json_new_bool(bool b);
+struct json *json_dup(const struct json *v);
 void json_free(struct json *v);
 
 void json_put(struct json *object, const char *key, struct json *value);

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/json.h"
 #include "base/math.h"
 #include "base/size.h"
 #include "block/gate.h"
@@ -292,6 +293,22 @@ void blk_snapshots_free(struct blk_snapshot *list, size_t n)
 		free(list[i].name);
 	}
 	free(list);
+}
+
+struct json *blk_snapshot_facts(const struct blk_snapshot *s)
+{
+	struct json *o = json_new_object();
+
+	if (s->icount != UINT64_MAX)
+		json_put_int(o, "icount", (int64_t)s->icount);
+	json_put_int(o, "vm-clock-nsec", (int64_t)(s->vm_clock_nsec % 1000000000));
+	json_put_string(o, "name", s->name);
+	json_put_int(o, "date-sec", s->date_sec);
+	json_put_int(o, "date-nsec", s->date_nsec);
+	json_put_int(o, "vm-clock-sec", (int64_t)(s->vm_clock_nsec / 1000000000));
+	json_put_string(o, "id", s->id);
+	json_put_int(o, "vm-state-size", (int64_t)s->vm_state_bytes);
+	return o;
 }
 
 /* The node that has the operation and may be written, flushed so that the snapshot is of

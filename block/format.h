@@ -105,6 +105,7 @@ const char *blk_probe(struct blk *file, struct err *err);
 int blk_check(struct blk *b, struct blk_check *c, unsigned fix, struct err *err);
 int blk_snapshot_list(struct blk *b, struct blk_snapshot **list, size_t *n, struct err *err);
 void blk_snapshots_free(struct blk_snapshot *list, size_t n);
+struct json *blk_snapshot_facts(const struct blk_snapshot *s); /* as JSON has them */
 int blk_snapshot_create(struct blk *b, const char *name, struct err *err);
 /* The same with so many bytes of VM state, which were written before, of a machine that had
  * run for so long. */

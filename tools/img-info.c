@@ -44,22 +44,6 @@ struct info {
  * Facts of one node.
  */
 
-static struct json *snapshot_facts(const struct blk_snapshot *s)
-{
-	struct json *o = json_new_object();
-
-	if (s->icount != UINT64_MAX)
-		json_put_int(o, "icount", (int64_t)s->icount);
-	json_put_int(o, "vm-clock-nsec", (int64_t)(s->vm_clock_nsec % 1000000000));
-	json_put_string(o, "name", s->name);
-	json_put_int(o, "date-sec", s->date_sec);
-	json_put_int(o, "date-nsec", s->date_nsec);
-	json_put_int(o, "vm-clock-sec", (int64_t)(s->vm_clock_nsec / 1000000000));
-	json_put_string(o, "id", s->id);
-	json_put_int(o, "vm-state-size", (int64_t)s->vm_state_bytes);
-	return o;
-}
-
 static void put_snapshots(struct json *o, const struct blk_snapshot *list, size_t n)
 {
 	struct json *array;
@@ -68,7 +52,7 @@ static void put_snapshots(struct json *o, const struct blk_snapshot *list, size_
 		return;
 	array = json_new_array();
 	for (size_t i = 0; i < n; i++)
-		json_add(array, snapshot_facts(&list[i]));
+		json_add(array, blk_snapshot_facts(&list[i]));
 	json_put(o, "snapshots", array);
 }
 
