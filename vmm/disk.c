@@ -64,6 +64,15 @@ static bool any_limit(const struct disk_limits *l)
 	return false;
 }
 
+int disk_limits_check(const struct disk_limits *l, struct err *err)
+{
+	if ((l->iops[0] && (l->iops[1] || l->iops[2])) ||
+		(l->bps[0] && (l->bps[1] || l->bps[2])))
+		return err_set(err, EINVAL,
+			"a limit is for all requests or for reads and writes, not both");
+	return 0;
+}
+
 /* A debt that the old rate left is forgotten. */
 void disk_set_limits(struct disk *d, const struct disk_limits *limits)
 {

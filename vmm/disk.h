@@ -15,6 +15,7 @@
 
 #define DISK_ID_MAX	32u /* with the 0 */
 #define DISK_SERIAL_MAX 21u /* likewise */
+#define DISK_BOOT_MAX	255u
 
 struct disk; /* fields that devices look at are below */
 
@@ -40,7 +41,7 @@ struct disk_options {
 	bool discard;	    /* the guest may give space back */
 	enum disk_policy on_read_error, on_write_error;
 	struct disk_limits limits;
-	unsigned boot; /* order of booting, from 1 on; 0: last */
+	unsigned boot; /* order of booting, 1 to DISK_BOOT_MAX; 0: last */
 };
 
 /* As vm->disk_failed is told. */
@@ -65,6 +66,7 @@ struct disk {
 	struct disk *next; /* vm->disks */
 	struct blk *blk;
 	char id[DISK_ID_MAX], serial[DISK_SERIAL_MAX];
+	char node[DISK_ID_MAX]; /* the name of its image, for those who control it (nodes.h) */
 	bool read_only, discard;
 	bool discard_zeroes; /* disk_zero() with BLK_MAY_UNMAP is as good as a discard */
 	unsigned boot;
@@ -104,6 +106,8 @@ int disk_flush(struct disk *d);
 
 /* Grows or shrinks it while the machine runs; the guest is told. -errno with err set. */
 int disk_resize(struct disk *d, uint64_t bytes, struct err *err);
+/* -EINVAL: a total beside one of reads or writes. */
+int disk_limits_check(const struct disk_limits *l, struct err *err);
 /* From now on, requests that wait their turn excepted. */
 void disk_set_limits(struct disk *d, const struct disk_limits *limits);
 struct disk_limits disk_limits_of(struct disk *d);

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Disks as people write them. See disk_options.h. */
+#include "vmm/disk_options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/math.h"
+
+#define RATE_MAX 1000000000000000ull
+
+static int take_name(
+	struct opts *opts, const char *key, char *out, size_t bytes, struct err *err)
+{
+	const char *value = opts_take(opts, key);
+
+	if (value && strlen(value) >= bytes)
+		return err_set(err, EINVAL, "%s '%s' is longer than %zu bytes", key,
+			value, bytes - 1);
+	if (value)
+		snprintf(out, bytes, "%s", value);
+	return 0;
+}
+
+static int take_names(struct disk_spec *s, struct opts *opts, struct err *err)
+{
+	int ret = take_name(opts, "id", s->id, sizeof(s->id), err);
+
+	ret = ret ? ret : take_name(opts, "serial", s->serial, sizeof(s->serial), err);
+	s->disk.disk.id = s->id[0] ? s->id : NULL;
+	s->disk.disk.serial = s->serial[0] ? s->serial : NULL;
+	return ret;
+}
+
+/* A read never wants for space. */
+static int take_policies(struct disk_options *d, struct opts *opts, struct err *err)
+{
+	static const char *const of_reads[] = {"report", "ignore", "stop", NULL};
+	int reads = DISK_REPORT, writes = DISK_ENOSPC, ret;
+
+	ret = opts_take_enum(opts, "rerror", of_reads, &reads, err);
+	ret = ret ? ret : opts_take_enum(opts, "werror", disk_policy_names, &writes, err);
+	d->on_read_error = (enum disk_policy)reads;
+	d->on_write_error = (enum disk_policy)writes;
+	return ret;
+}
+
+static int take_rate(struct opts *opts, const char *key, uint64_t *rate, struct err *err)
+{
+	int ret = opts_take_size(opts, key, rate, err);
+
+	if (ret == 0 && *rate > RATE_MAX)
+		return err_set(err, EINVAL, "%s: at most %llu", key, RATE_MAX);
+	return ret;
+}
+
+static int take_limits(struct disk_limits *l, struct opts *opts, struct err *err)
+{
+	static const char *const kinds[] = {"total", "read", "write"};
+	char key[40];
+	int ret = 0;
+
+	for (unsigned i = 0; i < ARRAY_LEN(kinds) && ret == 0; i++) {
+		snprintf(key, sizeof(key), "throttling.iops-%s", kinds[i]);
+		ret = take_rate(opts, key, &l->iops[i], err);
+		snprintf(key, sizeof(key), "throttling.bps-%s", kinds[i]);
+		ret = ret ? ret : take_rate(opts, key, &l->bps[i], err);
+	}
+	return ret ? ret : disk_limits_check(l, err);
+}
+
+/* From 1 on; bootindex counts from 0. */
+static int take_boot(struct disk_options *d, struct opts *opts, struct err *err)
+{
+	uint64_t boot = 0, index = 0;
+	bool has_index = opts_peek(opts, "bootindex") != NULL;
+	int ret = opts_take_u64(opts, "boot", &boot, err);
+
+	ret = ret ? ret : opts_take_u64(opts, "bootindex", &index, err);
+	if (ret)
+		return ret;
+	if (boot > DISK_BOOT_MAX || index >= DISK_BOOT_MAX)
+		return err_set(err, EINVAL, "boot: 1 to %u", DISK_BOOT_MAX);
+	if (boot && has_index)
+		return err_set(err, EINVAL, "boot and bootindex are the same");
+	d->boot = (unsigned)(has_index ? index + 1 : boot);
+	return 0;
+}
+
+static int take_queues(struct machine_disk *d, struct opts *opts, struct err *err)
+{
+	uint64_t queues = 0;
+	int ret = opts_take_bool(opts, "packed", &d->packed, err);
+
+	ret = ret ? ret : opts_take_u64(opts, "queues", &queues, err);
+
+	if (ret == 0 && queues > VM_CPUS_MAX)
+		return err_set(err, EINVAL, "queues: 1 to %u", VM_CPUS_MAX);
+	d->queues = (unsigned)queues;
+	return ret;
+}
+
+int disk_options_take(struct disk_spec *s, struct opts *opts, struct err *err)
+{
+	int ret = take_names(s, opts, err);
+
+	ret = ret ? ret : take_policies(&s->disk.disk, opts, err);
+	ret = ret ? ret : take_limits(&s->disk.disk.limits, opts, err);
+	ret = ret ? ret : take_boot(&s->disk.disk, opts, err);
+	return ret ? ret : take_queues(&s->disk, opts, err);
+}
+
+/* Of both: the device passes discards on where the image takes them. */
+static int take_image_options(
+	struct disk_spec *s, struct opts *opts, unsigned *flags, struct err *err)
+{
+	const char *cache = opts_take(opts, "cache"),
+		   *discard = opts_peek(opts, "discard");
+	bool read_only = false;
+	int ret = opts_take_bool(opts, "readonly", &read_only, err);
+
+	if (ret == 0 && cache && blk_cache_mode(cache, flags))
+		ret = err_set(err, EINVAL, "'%s' is not a cache mode", cache);
+	s->disk.disk.discard =
+		discard && (!strcmp(discard, "unmap") || !strcmp(discard, "on"));
+	if (!read_only)
+		*flags |= BLK_O_RDWR;
+	return ret;
+}
+
+/* The block layer has another option of the name "file", and one that is "driver". */
+static int take_file(struct opts *opts, char **file, struct err *err)
+{
+	const char *name = opts_peek(opts, "file"), *format;
+
+	*file = name ? strdup(name) : NULL;
+	if (name && !*file)
+		return err_errno(err, ENOMEM, "disk");
+	opts_del(opts, "file");
+	format = opts_take(opts, "format");
+	if (!*file && !opts_peek(opts, "driver") && !opts_has_prefix(opts, "file."))
+		return err_set(err, EINVAL, "a disk needs file=IMAGE");
+	if (format)
+		opts_set(opts, "driver", format);
+	return 0;
+}
+
+int disk_options_open(struct disk_spec *s, const char *text, struct err *err)
+{
+	struct opts *opts = opts_new();
+	unsigned flags = 0;
+	char *file = NULL;
+	int ret = opts_parse(opts, text, "file", err);
+
+	memset(s, 0, sizeof(*s));
+	ret = ret ? ret : take_file(opts, &file, err);
+	ret = ret ? ret : disk_options_take(s, opts, err);
+	ret = ret ? ret : take_image_options(s, opts, &flags, err);
+	if (ret == 0) {
+		s->disk.disk.blk = blk_open(file, opts, flags, err);
+		ret = s->disk.disk.blk ? 0 : -err->code;
+	}
+	opts_free(opts);
+	free(file);
+	return ret;
+}
