@@ -24,17 +24,6 @@ enum {
 	OPT_SVIRT,
 };
 
-#define CONFINE_LONG_OPTIONS                                                             \
-	{"confine", required_argument, NULL, OPT_CONFINE},                               \
-	{"seccomp", required_argument, NULL, OPT_SECCOMP},                               \
-	{"landlock", required_argument, NULL, OPT_LANDLOCK},                             \
-	{"namespaces", required_argument, NULL, OPT_NAMESPACES},                         \
-	{"user", required_argument, NULL, OPT_USER},                                     \
-	{"allow-read", required_argument, NULL, OPT_ALLOW_READ},                         \
-	{"allow-write", required_argument, NULL, OPT_ALLOW_WRITE},                       \
-	{"cgroup", required_argument, NULL, OPT_CGROUP},                                 \
-	{"svirt", optional_argument, NULL, OPT_SVIRT}
-
 #define CONFINE_HELP                                                                     \
 	"  --user NAME[:GROUP]\n     who the machine's process becomes (root only)\n"    \
 	"  --seccomp=on|log|off, --landlock=on|off, --namespaces=on|off, "               \

@@ -111,6 +111,23 @@ int disk_options_take(struct disk_spec *s, struct opts *opts, struct err *err)
 	return ret ? ret : take_queues(&s->disk, opts, err);
 }
 
+/* Which device the guest sees; a CD-ROM drive's is AHCI's, and never written. */
+static int take_device(
+	struct opts *opts, struct machine_disk *d, bool *read_only, struct err *err)
+{
+	static const char *const media[] = {"disk", "cdrom", NULL};
+	int iface = 0, medium = 0;
+	bool given = opts_peek(opts, "iface");
+	int ret = opts_take_enum(opts, "iface", machine_ifaces, &iface, err);
+
+	ret = ret ? ret : opts_take_enum(opts, "media", media, &medium, err);
+	if (given)
+		d->iface = machine_ifaces[iface];
+	d->cdrom = medium;
+	*read_only = *read_only || medium;
+	return ret;
+}
+
 /* Of both: the device passes discards on where the image takes them. */
 static int take_image_options(
 	struct disk_spec *s, struct opts *opts, unsigned *flags, struct err *err)
@@ -120,6 +137,7 @@ static int take_image_options(
 	bool read_only = false;
 	int ret = opts_take_bool(opts, "readonly", &read_only, err);
 
+	ret = ret ? ret : take_device(opts, &s->disk, &read_only, err);
 	if (ret == 0 && cache && blk_cache_mode(cache, flags))
 		ret = err_set(err, EINVAL, "'%s' is not a cache mode", cache);
 	s->disk.disk.discard =
@@ -146,7 +164,8 @@ static int take_file(struct opts *opts, char **file, struct err *err)
 	return 0;
 }
 
-int disk_options_open(struct disk_spec *s, const char *text, struct err *err)
+int disk_options_open(
+	struct disk_spec *s, const char *text, bool *writable, struct err *err)
 {
 	struct opts *opts = opts_new();
 	unsigned flags = 0;
@@ -157,6 +176,10 @@ int disk_options_open(struct disk_spec *s, const char *text, struct err *err)
 	ret = ret ? ret : take_file(opts, &file, err);
 	ret = ret ? ret : disk_options_take(s, opts, err);
 	ret = ret ? ret : take_image_options(s, opts, &flags, err);
+	if (writable) {
+		*writable = flags & BLK_O_RDWR;
+		flags = (flags & ~(unsigned)BLK_O_RDWR) | BLK_O_SHARE;
+	}
 	if (ret == 0) {
 		s->disk.disk.blk = blk_open(file, opts, flags, err);
 		ret = s->disk.disk.blk ? 0 : -err->code;

@@ -14,8 +14,10 @@ struct disk_spec {
 	char id[DISK_ID_MAX], serial[DISK_SERIAL_MAX];
 };
 
-/* Opens it: disk.disk.blk is the caller's. */
-int disk_options_open(struct disk_spec *s, const char *text, struct err *err);
+/* Opens it: disk.disk.blk is the caller's. *writable not NULL: only to be looked at, and that is how
+ * it would be opened. */
+int disk_options_open(
+	struct disk_spec *s, const char *text, bool *writable, struct err *err);
 /* Takes those of the device (id, serial, werror, …) out of opts and leaves those of the image. */
 int disk_options_take(struct disk_spec *s, struct opts *opts, struct err *err);
 

@@ -11,7 +11,10 @@
 #include "vmm/boot.h"
 #include "vmm/console.h"
 #include "vmm/hotplug.h"
+#include "vmm/nodes.h"
 #include "vmm/nvme.h"
+#include "vmm/qmp.h"
+#include "vmm/snapshot.h"
 #include "vmm/virtio_blk.h"
 #include "vmm/virtio_scsi.h"
 
@@ -28,7 +31,12 @@ struct machine {
 	struct smbios smbios;
 	struct boot *boot; /* or firmware */
 	struct firmware *firmware;
+	struct nodes nodes;
+	struct qmp *qmp;
 	int console_in;
+	const char *restore, *restore_file;
+	/* Slots whose disk is to go, and those that the guest has let go; atomic. */
+	uint32_t leaving, ejected;
 };
 
 /* ---- disks ----------------------------------------------------------------------- */
@@ -99,27 +107,68 @@ static int choose_iface(const struct machine_disk *d, unsigned *iface, struct er
 	return 0;
 }
 
-static int add_disk(
-	struct machine *m, const struct machine_disk *d, unsigned cpus, struct err *err)
+/* An image that was not opened by name gets the disk's. */
+static int name_node(struct machine *m, struct disk *disk, struct err *err)
+{
+	const struct node *node = nodes_find_blk(&m->nodes, disk->blk);
+
+	strcpy(disk->node, node ? node->name : disk->id);
+	return node ? 0 : nodes_add(&m->nodes, disk->id, disk->blk, true, err);
+}
+
+static void forget_node(struct machine *m, const struct blk *blk)
+{
+	struct node *node = nodes_find_blk(&m->nodes, blk);
+
+	if (node && node->with_disk)
+		nodes_forget(&m->nodes, node);
+}
+
+/* A failure leaves nothing of it, and the blk open. */
+static int add_disk(struct machine *m, const struct machine_disk *d, struct disk **out,
+	struct err *err)
 {
 	unsigned iface;
 	struct disk *disk;
 	int ret = choose_iface(d, &iface, err);
 
 	ret = ret ? ret : disk_new(&m->vm, &d->disk, &disk, err);
-	return ret ? ret : attach[iface](m, d, disk, cpus, err);
+	if (ret)
+		return ret;
+	ret = name_node(m, disk, err);
+	ret = ret ? ret : attach[iface](m, d, disk, m->vm.cpus, err);
+	if (ret) {
+		forget_node(m, disk->blk);
+		vm_remove_device(&m->vm, &disk->device);
+		return ret;
+	}
+	*out = disk;
+	return 0;
 }
 
 static int add_disks(struct machine *m, const struct machine_options *o, struct err *err)
 {
+	struct disk *disk;
 	int ret = 0;
 
 	for (unsigned i = 0; i < o->n_disks && ret == 0; i++)
-		ret = add_disk(m, &o->disk[i], m->vm.cpus, err);
+		ret = add_disk(m, &o->disk[i], &disk, err);
 	return ret;
 }
 
-/* ---- the rest of it -------------------------------------------------------------- */
+/* Only one that was asked for: the guest may write what it likes. In a vCPU's thread. */
+static void slot_ejected(void *arg, unsigned slot)
+{
+	struct machine *m = arg;
+	uint32_t bit = 1u << slot;
+
+	if (!(__atomic_load_n(&m->leaving, __ATOMIC_ACQUIRE) & bit))
+		return;
+	__atomic_fetch_or(&m->ejected, bit, __ATOMIC_RELEASE);
+	qmp_wake(m->qmp);
+}
+
+/* ---- making one ------------------------------------------------------------------ */
 
 static int add_devices(
 	struct machine *m, const struct machine_options *o, struct err *err)
@@ -131,6 +180,8 @@ static int add_devices(
 	ret = ret ? ret : pci_new(&m->vm, &m->pci, err);
 	ret = ret ? ret : piix_new(&m->vm, m->pci, err);
 	ret = ret ? ret : hotplug_new(&m->vm, m->power, &m->hotplug, err);
+	if (ret == 0)
+		hotplug_set_ejected(m->hotplug, slot_ejected, m);
 	return ret ? ret : add_disks(m, o, err);
 }
 
@@ -154,6 +205,7 @@ static int open_boot(struct machine *m, const struct machine_options *o, struct 
 {
 	struct boot_options boot = {
 		.kernel = o->kernel, .initrd = o->initrd, .cmdline = o->cmdline};
+
 	int ret = acpi_build(&m->vm, &m->acpi, err);
 
 	ret = ret ? ret : smbios_build(&m->vm, &o->smbios, &m->smbios, err);
@@ -168,6 +220,58 @@ static int open_boot(struct machine *m, const struct machine_options *o, struct 
 	return m->boot ? 0 : -err->code;
 }
 
+/* Before anything runs. */
+static int begin(struct vm *vm, void *arg, struct err *err)
+{
+	const struct machine *m = arg;
+
+	if (m->restore)
+		return snapshot_load(vm, m->restore, err);
+	return m->restore_file ? snapshot_load_file(vm, m->restore_file, err) : 0;
+}
+
+static void set_manners(struct machine *m, const struct machine_options *o)
+{
+	m->console_in = o->console_in;
+	m->restore = o->restore;
+	m->restore_file = o->restore_file;
+	m->vm.begin = begin;
+	m->vm.begin_arg = m;
+	m->vm.no_reboot = o->no_reboot;
+	m->vm.no_shutdown = o->no_shutdown;
+	if (o->paused)
+		m->vm.wanted = VM_STATUS_PRELAUNCH;
+}
+
+static int open_control(
+	struct machine *m, const struct machine_options *o, struct err *err)
+{
+	struct qmp_machine parts = {.vm = &m->vm,
+		.machine = m,
+		.power = m->power,
+		.pci = m->pci,
+		.nodes = &m->nodes,
+		.name = o->name,
+		.uuid = o->uuid};
+	int ret = 0;
+
+	m->qmp = qmp_new(&parts, err);
+	if (!m->qmp)
+		return -err->code;
+	for (unsigned i = 0; i < o->n_qmp && ret == 0; i++)
+		ret = qmp_listen(m->qmp, o->qmp[i], err);
+	return ret;
+}
+
+static void free_parts(struct machine *m)
+{
+	qmp_free(m->qmp);
+	vm_free(&m->vm);
+	boot_close(m->boot);
+	acpi_free(&m->acpi);
+	smbios_free(&m->smbios);
+}
+
 struct machine *machine_new(const struct machine_options *o, struct err *err)
 {
 	struct machine *m = calloc(1, sizeof(*m));
@@ -176,17 +280,21 @@ struct machine *machine_new(const struct machine_options *o, struct err *err)
 		err_errno(err, ENOMEM, "machine");
 		return NULL;
 	}
-	m->console_in = o->console_in;
 	if (vm_new(&m->vm, &o->memory, &o->topology, err)) {
 		free(m);
 		return NULL;
 	}
-	if (add_devices(m, o, err) || open_boot(m, o, err)) {
-		machine_free(m);
+	set_manners(m, o);
+	if (add_devices(m, o, err) || open_boot(m, o, err) || open_control(m, o, err)) {
+		free_parts(m);
+		nodes_forget_all(&m->nodes);
+		free(m);
 		return NULL;
 	}
 	return m;
 }
+
+/* ---- running --------------------------------------------------------------------- */
 
 int machine_run(struct machine *m, struct err *err)
 {
@@ -194,17 +302,129 @@ int machine_run(struct machine *m, struct err *err)
 	int ret =
 		console_start(&m->vm, m->serial, m->power, m->console_in, &console, err);
 
-	if (ret == 0)
-		ret = vm_run(&m->vm, err);
+	ret = ret ? ret : qmp_start(m->qmp, err);
+	ret = ret ? ret : vm_run(&m->vm, err);
+	qmp_stop(m->qmp);
 	console_stop(console);
 	return ret;
 }
 
-void machine_free(struct machine *m)
+int machine_free(struct machine *m, struct err *err)
 {
-	vm_free(&m->vm);
-	boot_close(m->boot);
-	acpi_free(&m->acpi);
-	smbios_free(&m->smbios);
+	int ret;
+
+	free_parts(m);
+	ret = nodes_close_all(&m->nodes, err);
 	free(m);
+	return ret;
+}
+
+/* ---- changing it while it runs --------------------------------------------------- */
+
+struct change {
+	struct machine *m;
+	const struct machine_disk *add;
+	struct disk *disk;
+	int ret;
+	struct err *err;
+};
+
+static void do_add(void *arg)
+{
+	struct change *c = arg;
+
+	c->ret = add_disk(c->m, c->add, &c->disk, c->err);
+	if (c->ret == 0)
+		c->disk->plug->ops->reset(c->disk->plug);
+}
+
+static void do_remove(void *arg)
+{
+	struct change *c = arg;
+
+	vm_remove_device(&c->m->vm, c->disk->plug);
+	vm_remove_device(&c->m->vm, &c->disk->device);
+}
+
+static int call(struct change *c, void (*fn)(void *arg))
+{
+	if (vm_call(&c->m->vm, fn, c))
+		return err_set(c->err, ESHUTDOWN, "the machine is ending");
+	return c->ret;
+}
+
+static const struct disk *user_of(const struct vm *vm, const struct blk *blk)
+{
+	const struct disk *d = vm->disks;
+
+	while (d && d->blk != blk)
+		d = d->next;
+	return d;
+}
+
+int machine_add_disk(struct machine *m, const struct machine_disk *d, struct err *err)
+{
+	struct change c = {.m = m, .add = d, .err = err};
+	const struct disk *user = user_of(&m->vm, d->disk.blk);
+	int ret;
+
+	if (d->cdrom || (d->iface && strcmp(d->iface, "virtio") != 0))
+		return err_set(err, ENOTSUP, "a disk that is added is a virtio disk");
+	if (user)
+		return err_set(err, EBUSY, "disk '%s' has this image", user->id);
+	ret = call(&c, do_add);
+	if (ret == 0)
+		hotplug_added(m->hotplug, c.disk->plug->instance);
+	return ret;
+}
+
+int machine_remove_disk(struct machine *m, const char *id, struct err *err)
+{
+	const struct disk *d = disk_find(&m->vm, id);
+
+	if (!d)
+		return err_set(err, ENOENT, "there is no disk '%s'", id);
+	if (!d->plug)
+		return err_set(err, ENOTSUP, "disk '%s' has no slot of its own", id);
+	__atomic_fetch_or(&m->leaving, 1u << d->plug->instance, __ATOMIC_RELEASE);
+	hotplug_request_eject(m->hotplug, d->plug->instance);
+	return 0;
+}
+
+static struct disk *disk_in(const struct vm *vm, unsigned slot)
+{
+	struct disk *d = vm->disks;
+
+	while (d && !(d->plug && d->plug->instance == slot))
+		d = d->next;
+	return d;
+}
+
+/* Its image goes with it, unless it was opened for itself. */
+static void remove_from(struct machine *m, unsigned slot)
+{
+	struct err err = ERR_INIT;
+	struct change c = {.m = m, .disk = disk_in(&m->vm, slot), .err = &err};
+	char id[DISK_ID_MAX];
+	struct node *node;
+
+	__atomic_fetch_and(&m->leaving, ~(1u << slot), __ATOMIC_RELEASE);
+	if (!c.disk)
+		return;
+	strcpy(id, c.disk->id);
+	node = nodes_find_blk(&m->nodes, c.disk->blk);
+	if (call(&c, do_remove))
+		return;
+	if (node->with_disk)
+		nodes_close(&m->nodes, node, NULL);
+	qmp_device_deleted(m->qmp, id);
+}
+
+void machine_take_ejected(struct machine *m)
+{
+	uint32_t slots = __atomic_exchange_n(&m->ejected, 0, __ATOMIC_ACQUIRE);
+
+	for (unsigned i = 0; slots >> i; i++)
+		if (slots >> i & 1)
+			remove_from(m, i);
 }
