@@ -2,7 +2,7 @@
 /*
  * byre: runs virtual machines whose disks are the block layer.
  *
- * This file finds the command; each is a file of its own (byre-COMMAND.c).
+ * This file finds the command; they are in files of their own (byre-COMMAND.c).
  */
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +18,9 @@ static const struct {
 } commands[] = {
 	{"host", byre_host, "Show what this host can do for machines"},
 	{"run", byre_run, "Start a machine and stay until it is turned off"},
+	{"ctl", byre_ctl, "Control a running machine"},
+	{"snapshot", byre_snapshot, "Make a snapshot of a running machine"},
+	{"restore", byre_restore, "Take a running machine back to a snapshot"},
 };
 
 static void print_help(FILE *out)
@@ -27,7 +30,7 @@ static void print_help(FILE *out)
 		"options]\n\nCommands:\n",
 		tool_name);
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].what);
+		fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].what);
 }
 
 int main(int argc, char **argv)

@@ -5,5 +5,8 @@
 
 int byre_host(int argc, char **argv);
 int byre_run(int argc, char **argv);
+int byre_ctl(int argc, char **argv);
+int byre_snapshot(int argc, char **argv);
+int byre_restore(int argc, char **argv);
 
 #endif
