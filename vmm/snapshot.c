@@ -44,7 +44,8 @@ struct header {
 struct place {
 	struct blk *b;
 	bool is_file;
-	const char *snapshot; /* loading from this one's VM state */
+	const char *snapshot;    /* loading from this one's VM state */
+	struct task_mutex *lock; /* around that, which is a control call */
 };
 
 static int put(const struct place *p, uint64_t offset, void *data, uint64_t bytes)
@@ -59,12 +60,16 @@ static int put(const struct place *p, uint64_t offset, void *data, uint64_t byte
 static int get(const struct place *p, uint64_t offset, void *data, uint64_t bytes)
 {
 	struct iovec iov = {data, bytes};
+	int ret;
 
 	if (p->is_file)
 		return offset > blk_size(p->b) || bytes > blk_size(p->b) - offset
 			       ? -EIO
 			       : blk_preadv(p->b, offset, &iov, 1, 0);
-	return blk_vm_state_of(p->b, p->snapshot, offset, &iov, 1);
+	task_lock(p->lock);
+	ret = blk_vm_state_of(p->b, p->snapshot, offset, &iov, 1);
+	task_unlock(p->lock);
+	return ret;
 }
 
 /* ---- memory ---------------------------------------------------------------------- */
@@ -491,7 +496,8 @@ int snapshot_save(struct vm *vm, const char *name, struct err *err)
 
 int snapshot_load(struct vm *vm, const char *name, struct err *err)
 {
-	struct place place = {.snapshot = name};
+	struct task_mutex lock = {.locked = false};
+	struct place place = {.snapshot = name, .lock = &lock};
 	struct loaded l;
 	int ret = check_names(vm, name, true, err);
 
