@@ -32,6 +32,8 @@ static const char help[] =
 	"  --mergeable, --huge-pages, --prealloc\n     memory that the kernel may share "
 	"with other machines (KSM); of\n     2 MiB pages; all of it there before the "
 	"start\n"
+	"  --host-nodes LIST\n     NUMA nodes of the host that memory has to come from: "
+	"0,2-3\n"
 	"  --kernel FILE\n     a Linux kernel: a bzImage, or an ELF file with a PVH "
 	"entry\n"
 	"  --initrd FILE\n     its initramfs\n"
@@ -50,7 +52,7 @@ static const char help[] =
 	"throttling.bps-total=, and any\n     option of the image's format; IMAGE alone "
 	"is "
 	"file=IMAGE\n"
-	"  --object OBJDEF\n     an object such as a secret\n"
+	"  --object OBJDEF\n     an object such as a secret\n" DEVICES_HELP
 	"  --qmp unix:PATH\n     a socket that controls the machine (byre ctl)\n"
 	"  -S, --paused\n     do not start it until it is told to go on\n"
 	"  --restore NAME\n     begin with a snapshot that its disks have\n"
@@ -95,6 +97,40 @@ static int add_disk(struct run *r, const char *value, struct err *err)
 	return 0;
 }
 
+static int add_net(struct run *r, const char *value, struct err *err)
+{
+	if (r->devices.n_nets == MACHINE_NETS_MAX)
+		return err_set(err, E2BIG, "at most %u", MACHINE_NETS_MAX);
+	r->devices.net[r->devices.n_nets++] = value;
+	return 0;
+}
+
+/* "0,2-3" */
+static int set_nodes(struct run *r, const char *value, struct err *err)
+{
+	uint64_t nodes = 0;
+
+	for (const char *p = value; *p;) {
+		char *end;
+		unsigned long first = strtoul(p, &end, 10), last = first;
+
+		if (end > p && *end == '-') {
+			p = end + 1;
+			last = strtoul(p, &end, 10);
+		}
+		if (end == p || first > last || last > 63 || (*end && *end != ','))
+			return err_set(
+				err, EINVAL, "%s is no list of nodes like 0,2-3", value);
+		for (; first <= last; first++)
+			nodes |= 1ull << first;
+		p = *end ? end + 1 : end;
+	}
+	if (!nodes)
+		return err_set(err, EINVAL, "no node is named");
+	r->machine.memory.nodes = nodes;
+	return 0;
+}
+
 static int add_qmp(struct run *r, const char *value, struct err *err)
 {
 	if (r->machine.n_qmp == MACHINE_QMP_MAX)
@@ -134,6 +170,7 @@ static const struct entry {
 	{"mergeable", 0, SWITCH, offsetof(struct run, machine.memory.mergeable), NULL},
 	{"huge-pages", 0, SWITCH, offsetof(struct run, machine.memory.huge), NULL},
 	{"prealloc", 0, SWITCH, offsetof(struct run, machine.memory.prealloc), NULL},
+	{"host-nodes", 0, VALUE, 0, set_nodes},
 	{"kernel", 0, TEXT, offsetof(struct run, machine.kernel), NULL},
 	{"initrd", 0, TEXT, offsetof(struct run, machine.initrd), NULL},
 	{"append", 0, TEXT, offsetof(struct run, machine.cmdline), NULL},
@@ -142,6 +179,11 @@ static const struct entry {
 	{"firmware-log", 0, TEXT, offsetof(struct run, firmware.log), NULL},
 	{"disk", 0, LIST, 0, add_disk},
 	{"object", 0, LIST, 0, add_object},
+	{"net", 0, LIST, 0, add_net},
+	{"serial", 0, TEXT, offsetof(struct run, devices.serial), NULL},
+	{"console", 0, TEXT, offsetof(struct run, devices.console), NULL},
+	{"rng", 0, TEXT, offsetof(struct run, devices.rng), NULL},
+	{"balloon", 0, TEXT, offsetof(struct run, devices.balloon), NULL},
 	{"qmp", 0, LIST, 0, add_qmp},
 	{"paused", 'S', SWITCH, offsetof(struct run, machine.paused), NULL},
 	{"restore", 0, TEXT, offsetof(struct run, machine.restore), NULL},

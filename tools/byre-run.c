@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/math.h"
+#include "block/driver.h"
 #include "block/secret.h"
 #include "tools/byre-run.h"
 #include "tools/byre.h"
@@ -95,6 +96,9 @@ static int confine(struct run *r, struct err *err)
 		ret = confine_allow_disk(c, r->machine.disk[i].disk.blk, err);
 	if (ret == 0 && r->machine.firmware.vars)
 		ret = confine_allow_disk(c, r->machine.firmware.vars, err);
+	for (unsigned i = 0; i < r->machine.n_nets; i++)
+		if (r->machine.net[i].net->opens_sockets)
+			c->needs |= BLK_NEEDS_NETWORK;
 	return ret ? ret : confine_process(c, err);
 }
 
@@ -201,6 +205,7 @@ static int run_machine(struct run *r, int parent, struct err *err)
 
 	if (ret == 0 && !r->machine.kernel)
 		ret = firmware_choose(&r->firmware, &r->machine.firmware, err);
+	ret = ret ? ret : devices_open(&r->devices, &r->machine, err);
 	if (ret == 0) {
 		m = machine_new(&r->machine, err);
 		ret = m ? 0 : -err->code;
@@ -209,6 +214,7 @@ static int run_machine(struct run *r, int parent, struct err *err)
 		ret = run_made(r, m, parent, err);
 	else
 		close_disks(r);
+	devices_close(&r->machine);
 	free(specs);
 	return ret;
 }
@@ -217,9 +223,7 @@ int byre_run(int argc, char **argv)
 {
 	struct run r = {.machine = {.firmware = {.log_fd = -1},
 				.memory = {.bytes = MEMORY_DEFAULT},
-				.topology = {1, 1, 1},
-				.console_in = STDIN_FILENO,
-				.console_out = STDOUT_FILENO}};
+				.topology = {1, 1, 1}}};
 	struct err err = ERR_INIT;
 	int status = run_options(&r, argc, argv), parent = -1;
 

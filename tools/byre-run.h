@@ -6,6 +6,7 @@
 #define BYRE_TOOLS_BYRE_RUN_H
 
 #include "tools/byre-confine.h"
+#include "tools/byre-devices.h"
 #include "tools/byre-firmware.h"
 #include "vmm/machine.h"
 
@@ -15,6 +16,7 @@ struct run {
 	struct isolation isolation;
 	const char *disk[MACHINE_DISKS_MAX]; /* as written; opened when all else is known */
 	unsigned n_disks;
+	struct device_args devices; /* likewise */
 	const char *pidfile;
 	bool daemonize;
 	struct setting *settings; /* whose texts the rest points to */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The console's thread. See console.h. */
+/* Keys and signals. See console.h. */
 #include "vmm/console.h"
 
 #include <errno.h>
@@ -9,137 +9,103 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
-#include <termios.h>
 #include <unistd.h>
 
 #include "vmm/confine.h"
 
-#define ESCAPE        1 /* Ctrl-A */
-#define FULL_SLEEP_US 1000
-
 struct console {
 	struct vm *vm;
-	struct serial *serial;
 	struct power *power;
-	int in_fd, signal_fd, end_fd;
-	bool raw, escaped;
-	struct termios before;
+	struct chardev *chardev[CONSOLE_CHARDEVS];
+	int signal_fd, end_fd;
 	pthread_t thread;
+	bool started;
 };
 
-static void type(struct console *c, uint8_t key)
+/* A vCPU that waits for somebody to read is not waited for. */
+static void quit(struct console *c)
 {
-	while (!serial_receive(c->serial, &key, 1)) {
-		struct pollfd end = {.fd = c->end_fd, .events = POLLIN};
-
-		if (poll(&end, 1, 0) > 0)
-			return;
-		usleep(FULL_SLEEP_US);
-	}
+	for (unsigned i = 0; i < CONSOLE_CHARDEVS; i++)
+		if (c->chardev[i])
+			chardev_hurry(c->chardev[i]);
+	vm_ask(c->vm, VM_QUIT);
 }
 
-static void handle_key(struct console *c, uint8_t key)
+static void handle_key(void *arg, uint8_t key)
 {
-	if (!c->raw || (!c->escaped && key != ESCAPE)) {
-		type(c, key);
-		return;
-	}
-	if (!c->escaped) {
-		c->escaped = true;
-		return;
-	}
-	c->escaped = false;
+	struct console *c = arg;
+
 	if (key == 'x')
-		vm_ask(c->vm, VM_QUIT);
+		quit(c);
 	else if (key == 'p')
 		power_press_button(c->power);
-	else if (key == ESCAPE)
-		type(c, key);
-}
-
-/* False: there will be no more. */
-static bool read_keys(struct console *c)
-{
-	uint8_t keys[256];
-	ssize_t n = read(c->in_fd, keys, sizeof(keys));
-
-	if (n < 0)
-		return errno == EINTR || errno == EAGAIN;
-	for (ssize_t i = 0; i < n; i++)
-		handle_key(c, keys[i]);
-	return n > 0;
 }
 
 static void *console_main(void *arg)
 {
 	struct console *c = arg;
 	struct pollfd fds[] = {{.fd = c->end_fd, .events = POLLIN},
-		{.fd = c->signal_fd, .events = POLLIN},
-		{.fd = c->in_fd, .events = POLLIN}};
+		{.fd = c->signal_fd, .events = POLLIN}};
 
 	confine_thread(CONFINE_CONSOLE);
-	while (poll(fds, 3, -1) >= 0 || errno == EINTR) {
+	while (poll(fds, 2, -1) >= 0 || errno == EINTR) {
 		if (fds[0].revents)
 			break;
 		if (fds[1].revents) {
-			vm_ask(c->vm, VM_QUIT);
+			quit(c);
 			fds[1].fd = -1;
 		}
-		if (fds[2].revents && !read_keys(c))
-			fds[2].fd = -1;
 	}
 	return NULL;
 }
 
-static void make_raw(struct console *c)
+static int start_chardevs(struct console *c, struct err *err)
 {
-	struct termios raw;
+	int ret = 0;
 
-	if (c->in_fd < 0 || tcgetattr(c->in_fd, &c->before))
-		return;
-	raw = c->before;
-	cfmakeraw(&raw);
-	raw.c_oflag |= OPOST | ONLCR; /* our own messages keep their shape */
-	c->raw = tcsetattr(c->in_fd, TCSANOW, &raw) == 0;
+	for (unsigned i = 0; i < CONSOLE_CHARDEVS && ret == 0; i++) {
+		if (!c->chardev[i])
+			continue;
+		chardev_set_keys(c->chardev[i], handle_key, c);
+		ret = chardev_start(c->chardev[i], err);
+	}
+	return ret;
 }
 
-static void console_free(struct console *c)
+static int start_thread(struct console *c, struct err *err)
 {
-	if (c->raw)
-		tcsetattr(c->in_fd, TCSANOW, &c->before);
-	if (c->signal_fd >= 0)
-		close(c->signal_fd);
-	if (c->end_fd >= 0)
-		close(c->end_fd);
-	free(c);
-}
-
-int console_start(struct vm *vm, struct serial *serial, struct power *power, int in_fd,
-	struct console **out, struct err *err)
-{
-	struct console *c = calloc(1, sizeof(*c));
 	sigset_t signals;
 	int ret;
 
-	if (!c)
-		return err_errno(err, ENOMEM, "console");
-	*c = (struct console){.vm = vm, .serial = serial, .power = power, .in_fd = in_fd};
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGHUP);
 	c->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
 	c->end_fd = eventfd(0, EFD_CLOEXEC);
-	if (c->signal_fd < 0 || c->end_fd < 0) {
-		ret = errno;
-		console_free(c);
-		return err_errno(err, ret, "console");
-	}
-	make_raw(c);
+	if (c->signal_fd < 0 || c->end_fd < 0)
+		return err_errno(err, errno, "console");
 	ret = pthread_create(&c->thread, NULL, console_main, c);
+	c->started = ret == 0;
+	return ret ? err_errno(err, ret, "console") : 0;
+}
+
+int console_start(struct vm *vm, struct power *power,
+	struct chardev *const chardevs[CONSOLE_CHARDEVS], struct console **out,
+	struct err *err)
+{
+	struct console *c = calloc(1, sizeof(*c));
+	int ret;
+
+	if (!c)
+		return err_errno(err, ENOMEM, "console");
+	*c = (struct console){.vm = vm, .power = power, .signal_fd = -1, .end_fd = -1};
+	memcpy(c->chardev, chardevs, sizeof(c->chardev));
+	ret = start_thread(c, err);
+	ret = ret ? ret : start_chardevs(c, err);
 	if (ret) {
-		console_free(c);
-		return err_errno(err, ret, "console");
+		console_stop(c);
+		return ret;
 	}
 	*out = c;
 	return 0;
@@ -147,11 +113,16 @@ int console_start(struct vm *vm, struct serial *serial, struct power *power, int
 
 void console_stop(struct console *c)
 {
-	uint64_t one = 1;
-
 	if (!c)
 		return;
-	if (write(c->end_fd, &one, sizeof(one)) > 0)
+	for (unsigned i = 0; i < CONSOLE_CHARDEVS; i++)
+		if (c->chardev[i])
+			chardev_stop(c->chardev[i]);
+	if (c->started && eventfd_write(c->end_fd, 1) == 0)
 		pthread_join(c->thread, NULL);
-	console_free(c);
+	if (c->signal_fd >= 0)
+		close(c->signal_fd);
+	if (c->end_fd >= 0)
+		close(c->end_fd);
+	free(c);
 }

@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Who sits before the machine: what is typed goes to the serial port, and a few keys and
- * signals to the machine. Where input is a terminal it is made raw; after Ctrl-A there
- * come x (end it), p (power button), Ctrl-A (itself).
+ * Who sits before the machine: the keys and signals that are for the machine itself. After
+ * Ctrl-A on a terminal there come x (end it), p (power button), Ctrl-A (itself); SIGTERM, SIGINT
+ * and SIGHUP end it.
  */
 #ifndef BYRE_VMM_CONSOLE_H
 #define BYRE_VMM_CONSOLE_H
 
+#include "vmm/chardev.h"
 #include "vmm/devices.h"
+
+#define CONSOLE_CHARDEVS 2u
 
 struct console;
 
-/* A thread that reads in_fd (-1: only signals). */
-int console_start(struct vm *vm, struct serial *serial, struct power *power, int in_fd,
-	struct console **out, struct err *err);
-/* Ends it and gives the terminal back as it was. NULL is fine. */
+/* Starts these (NULL: none), and a thread that waits for signals. */
+int console_start(struct vm *vm, struct power *power,
+	struct chardev *const chardevs[CONSOLE_CHARDEVS], struct console **out, struct err *err);
+/* Ends all of it. NULL is fine. */
 void console_stop(struct console *c);
 
 #endif

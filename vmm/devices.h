@@ -6,16 +6,15 @@
 #ifndef BYRE_VMM_DEVICES_H
 #define BYRE_VMM_DEVICES_H
 
+#include "vmm/chardev.h"
 #include "vmm/vm.h"
 
 /* ---- serial.c: a 16550A at 0x3f8, ISA line 4 ------------------------------------- */
 
 struct serial;
 
-/* What the guest sends goes to out_fd (blocking writes; -1: nowhere). */
-int serial_new(struct vm *vm, int out_fd, struct serial **out, struct err *err);
-/* Bytes for the guest; how many were taken. From any thread. */
-unsigned serial_receive(struct serial *s, const uint8_t *data, unsigned bytes);
+/* The character device is the caller's, and is there for as long as the machine. */
+int serial_new(struct vm *vm, struct chardev *chardev, struct serial **out, struct err *err);
 
 /* ---- rtc.c: MC146818 clock and CMOS at 0x70 -------------------------------------- */
 

@@ -16,6 +16,8 @@
 #include "vmm/qmp.h"
 #include "vmm/snapshot.h"
 #include "vmm/virtio_blk.h"
+#include "vmm/virtio_console.h"
+#include "vmm/virtio_rng.h"
 #include "vmm/virtio_scsi.h"
 
 struct machine {
@@ -33,7 +35,8 @@ struct machine {
 	struct firmware *firmware;
 	struct nodes nodes;
 	struct qmp *qmp;
-	int console_in;
+	struct chardev *chardev[CONSOLE_CHARDEVS];
+	struct balloon *balloon; /* NULL: none */
 	const char *restore, *restore_file;
 	/* Slots whose disk is to go, and those that the guest has let go; atomic. */
 	uint32_t leaving, ejected;
@@ -170,10 +173,34 @@ static void slot_ejected(void *arg, unsigned slot)
 
 /* ---- making one ------------------------------------------------------------------ */
 
+/* Networks come before disks, whose number changes more often: guests name their interfaces by
+ * the slot. */
+static int add_nets(struct machine *m, const struct machine_options *o, struct err *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; i < o->n_nets && ret == 0; i++)
+		ret = virtio_net_new(&m->vm, m->pci, &o->net[i], NULL, err);
+	return ret;
+}
+
+static int add_others(struct machine *m, const struct machine_options *o, struct err *err)
+{
+	int ret = 0;
+
+	if (o->console)
+		ret = virtio_console_new(&m->vm, m->pci, o->console, err);
+	if (ret == 0 && o->rng)
+		ret = virtio_rng_new(&m->vm, m->pci, err);
+	if (ret == 0 && o->balloon)
+		ret = balloon_new(&m->vm, m->pci, &o->balloon_options, &m->balloon, err);
+	return ret;
+}
+
 static int add_devices(
 	struct machine *m, const struct machine_options *o, struct err *err)
 {
-	int ret = serial_new(&m->vm, o->console_out, &m->serial, err);
+	int ret = serial_new(&m->vm, o->serial, &m->serial, err);
 
 	ret = ret ? ret : rtc_new(&m->vm, err);
 	ret = ret ? ret : power_new(&m->vm, &m->power, err);
@@ -182,7 +209,9 @@ static int add_devices(
 	ret = ret ? ret : hotplug_new(&m->vm, m->power, &m->hotplug, err);
 	if (ret == 0)
 		hotplug_set_ejected(m->hotplug, slot_ejected, m);
-	return ret ? ret : add_disks(m, o, err);
+	ret = ret ? ret : add_nets(m, o, err);
+	ret = ret ? ret : add_disks(m, o, err);
+	return ret ? ret : add_others(m, o, err);
 }
 
 /* At each reset. */
@@ -232,7 +261,8 @@ static int begin(struct vm *vm, void *arg, struct err *err)
 
 static void set_manners(struct machine *m, const struct machine_options *o)
 {
-	m->console_in = o->console_in;
+	m->chardev[0] = o->serial;
+	m->chardev[1] = o->console;
 	m->restore = o->restore;
 	m->restore_file = o->restore_file;
 	m->vm.begin = begin;
@@ -299,8 +329,7 @@ struct machine *machine_new(const struct machine_options *o, struct err *err)
 int machine_run(struct machine *m, struct err *err)
 {
 	struct console *console = NULL;
-	int ret =
-		console_start(&m->vm, m->serial, m->power, m->console_in, &console, err);
+	int ret = console_start(&m->vm, m->power, m->chardev, &console, err);
 
 	ret = ret ? ret : qmp_start(m->qmp, err);
 	ret = ret ? ret : vm_run(&m->vm, err);

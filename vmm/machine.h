@@ -3,10 +3,14 @@
 #ifndef BYRE_VMM_MACHINE_H
 #define BYRE_VMM_MACHINE_H
 
+#include "vmm/chardev.h"
 #include "vmm/disk.h"
 #include "vmm/firmware.h"
+#include "vmm/virtio_balloon.h"
+#include "vmm/virtio_net.h"
 
 #define MACHINE_DISKS_MAX 24u
+#define MACHINE_NETS_MAX  8u
 #define MACHINE_QMP_MAX	  4u
 
 struct machine_disk {
@@ -27,7 +31,13 @@ struct machine_options {
 	struct smbios_options smbios;
 	struct machine_disk disk[MACHINE_DISKS_MAX];
 	unsigned n_disks;
-	int console_in, console_out; /* descriptors; -1: none */
+	struct virtio_net_options net[MACHINE_NETS_MAX];
+	unsigned n_nets;
+	/* Of the serial port, and of a virtio console (NULL: there is none); the caller's, as are
+	 * networks, and closed after machine_free. */
+	struct chardev *serial, *console;
+	bool rng, balloon;
+	struct balloon_options balloon_options;
 
 	const char *name, *uuid; /* what it is called; NULL: nothing */
 	bool paused;		 /* it begins standing still */

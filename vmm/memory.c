@@ -9,7 +9,8 @@
 
 #include "base/math.h"
 
-#define HUGE_BYTES (2ull << 20)
+#define HUGE_BYTES (2u << 20)
+#define PAGE_BYTES 4096u
 
 /* Before the first page is touched. */
 static int bind(void *host, uint64_t bytes, uint64_t nodes, struct err *err)
@@ -67,7 +68,7 @@ int memory_new(struct memory *m, const struct memory_options *o, struct err *err
 	uint64_t low = MIN(o->bytes, MEMORY_HOLE_START);
 	int ret;
 
-	*m = (struct memory){.n = 0};
+	*m = (struct memory){.page_bytes = o->huge ? HUGE_BYTES : PAGE_BYTES};
 	if (o->bytes < MEMORY_MIN || o->bytes > MEMORY_MAX || o->bytes % HUGE_BYTES)
 		return err_set(err, EINVAL,
 			"the guest's memory has to be a multiple of 2 MiB from %llu MiB "
@@ -111,6 +112,15 @@ uint64_t memory_address(const struct memory *m, const void *host)
 	}
 	assert(!"RAM");
 	return 0;
+}
+
+void memory_discard(const struct memory *m, void *host, uint64_t bytes)
+{
+	uintptr_t from = round_up((uintptr_t)host, m->page_bytes),
+		  to = round_down((uintptr_t)host + bytes, m->page_bytes);
+
+	if (from < to)
+		madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 uint64_t memory_bytes(const struct memory *m)

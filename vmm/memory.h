@@ -26,6 +26,7 @@ struct memory_region {
 struct memory {
 	struct memory_region region[2];
 	unsigned n;
+	uint32_t page_bytes; /* what can be given back at once */
 };
 
 struct memory_options {
@@ -45,6 +46,9 @@ void memory_free(struct memory *m);
 void *memory_at(const struct memory *m, uint64_t address, uint64_t bytes);
 /* The way back, for what memory_at gave. */
 uint64_t memory_address(const struct memory *m, const void *host);
+/* Gives the whole pages in a range, which is as memory_at() has it, back to the host. They read as
+ * zeros, and are there again when somebody touches them. */
+void memory_discard(const struct memory *m, void *host, uint64_t bytes);
 /* Bytes of RAM. */
 uint64_t memory_bytes(const struct memory *m);
 

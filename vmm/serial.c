@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/math.h"
 #include "vmm/devices.h"
@@ -32,7 +31,7 @@ enum { DATA, IER, IIR, LCR, MCR, LSR, MSR, SCRATCH };
 struct serial {
 	struct device device; /* first */
 	struct vm *vm;
-	int out_fd;
+	struct chardev *chardev;
 	pthread_mutex_t lock;
 	uint8_t ier, lcr, mcr, scratch, divisor[2];
 	bool fifo_on;
@@ -75,6 +74,8 @@ static uint8_t take(struct serial *s)
 {
 	uint8_t c = 0;
 
+	if (s->n == FIFO)
+		chardev_ready(s->chardev);
 	if (s->n) {
 		c = s->in[s->first];
 		s->first = (s->first + 1) % FIFO;
@@ -87,14 +88,21 @@ static void send(struct serial *s, uint8_t c)
 {
 	if (s->mcr & MCR_LOOP)
 		put(s, c);
-	else if (s->out_fd >= 0)
-		while (write(s->out_fd, &c, 1) < 0 && errno == EINTR)
-			;
+	else
+		chardev_put(s->chardev, c);
 	s->empty_pending = true;
 }
 
-unsigned serial_receive(struct serial *s, const uint8_t *data, unsigned bytes)
+static void empty(struct serial *s)
 {
+	s->first = s->n = 0;
+	chardev_ready(s->chardev);
+}
+
+/* Of what somebody typed, as much as there is room for. */
+static unsigned receive(void *front, const uint8_t *data, unsigned bytes)
+{
+	struct serial *s = front;
 	unsigned n;
 
 	pthread_mutex_lock(&s->lock);
@@ -161,7 +169,7 @@ static void write_register(struct serial *s, unsigned reg, uint8_t value)
 	case IIR: /* written it is the FIFO control register */
 		s->fifo_on = value & 1;
 		if (value & 2)
-			s->first = s->n = 0;
+			empty(s);
 		break;
 	case LCR:
 		s->lcr = value;
@@ -214,7 +222,7 @@ static void serial_reset(struct device *d)
 	s->divisor[0] = 12; /* 9600 */
 	s->divisor[1] = 0;
 	s->fifo_on = s->empty_pending = false;
-	s->first = s->n = 0;
+	empty(s);
 	update(s);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -258,7 +266,8 @@ static const struct device_ops serial_ops = {
 	.free = serial_free,
 };
 
-int serial_new(struct vm *vm, int out_fd, struct serial **out, struct err *err)
+int serial_new(
+	struct vm *vm, struct chardev *chardev, struct serial **out, struct err *err)
 {
 	struct serial *s = calloc(1, sizeof(*s));
 	int ret;
@@ -267,13 +276,14 @@ int serial_new(struct vm *vm, int out_fd, struct serial **out, struct err *err)
 		return err_errno(err, ENOMEM, "serial");
 	s->device.ops = &serial_ops;
 	s->vm = vm;
-	s->out_fd = out_fd;
+	s->chardev = chardev;
 	pthread_mutex_init(&s->lock, NULL);
 	ret = bus_add(&vm->pio, PORT, 8, &serial_bus, s);
 	if (ret) {
 		serial_free(&s->device);
 		return err_errno(err, -ret, "serial");
 	}
+	chardev_attach(chardev, receive, s);
 	vm_add_device(vm, &s->device);
 	*out = s;
 	return 0;

@@ -29,6 +29,7 @@
 static struct board {
 	struct vm vm;
 	struct serial *serial;
+	struct chardev *typed;
 	struct power *power;
 	struct pci *pci;
 	struct hotplug *hotplug;
@@ -73,7 +74,9 @@ static int make(void **state)
 	bus_init(&b.vm.pio);
 	bus_init(&b.vm.mmio);
 	assert_int_equal(memory_new(&b.vm.memory, &memory, &err), 0);
-	assert_int_equal(serial_new(&b.vm, -1, &b.serial, &err), 0);
+	b.typed = chardev_open("none", &err);
+	assert_non_null(b.typed);
+	assert_int_equal(serial_new(&b.vm, b.typed, &b.serial, &err), 0);
 	assert_int_equal(rtc_new(&b.vm, &err), 0);
 	assert_int_equal(power_new(&b.vm, &b.power, &err), 0);
 	assert_int_equal(pci_new(&b.vm, &b.pci, &err), 0);
@@ -99,6 +102,7 @@ static int unmake(void **state)
 	vm_free(&b.vm);
 	acpi_free(&b.acpi);
 	smbios_free(&b.smbios);
+	chardev_close(b.typed);
 	return blk_close(b.vars);
 }
 
@@ -431,7 +435,6 @@ static void scribble(unsigned *seed)
 			0x33}[rand_r(seed) % 8]);
 	if (port == 0xcf8)
 		out(port, 4, 0x80000000u | (uint32_t)(rand_r(seed) % 0x1000));
-	serial_receive(b.serial, (const uint8_t *)seed, (unsigned)rand_r(seed) % 4);
 }
 
 static void what_is_saved_and_loaded_is_saved_again(void **state)

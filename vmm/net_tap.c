@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Tap devices of the kernel. A packet goes between the guest's own buffers and the kernel in
+ * one call, with the header in which checksums and segments are left to the other side.
+ *
+ * A queue that is not in use is detached, as the kernel would give it packets otherwise.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+
+#include "vmm/net.h"
+
+extern char **environ;
+
+struct net_tap {
+	struct net net; /* first */
+	char name[IFNAMSIZ];
+	int down_fd; /* of who waits to take it down; -1: nobody */
+	int fd[NET_QUEUES_MAX];
+	bool attached[NET_QUEUES_MAX];
+};
+
+static struct net_tap *tap_of(struct net *n)
+{
+	return (struct net_tap *)n;
+}
+
+/* ---- packets --------------------------------------------------------------------- */
+
+/* What the kernel does not like of a packet is the guest's own loss. */
+static int tap_send(struct net *n, unsigned queue, const struct iovec *iov, int niov)
+{
+	ssize_t ret;
+
+	do
+		ret = writev(tap_of(n)->fd[queue], iov, niov);
+	while (ret < 0 && errno == EINTR);
+	return ret < 0 && errno == EAGAIN ? -EAGAIN : 0;
+}
+
+static ssize_t tap_receive(
+	struct net *n, unsigned queue, const struct iovec *iov, int niov)
+{
+	ssize_t ret;
+
+	do
+		ret = readv(tap_of(n)->fd[queue], iov, niov);
+	while (ret < 0 && errno == EINTR);
+	if (ret >= 0)
+		return ret;
+	/* A device that is down has nothing to read, and one that was deleted never again. */
+	return errno == EAGAIN ? -EAGAIN : -EPIPE;
+}
+
+/* ---- settings -------------------------------------------------------------------- */
+
+static unsigned long kernel_offloads(unsigned offloads)
+{
+	return (offloads & NET_CSUM ? TUN_F_CSUM : 0) |
+	       (offloads & NET_TSO4 ? TUN_F_TSO4 : 0) |
+	       (offloads & NET_TSO6 ? TUN_F_TSO6 : 0) |
+	       (offloads & NET_ECN ? TUN_F_TSO_ECN : 0) |
+	       (offloads & NET_UFO ? TUN_F_UFO : 0);
+}
+
+static int try_offloads(struct net_tap *t, unsigned offloads)
+{
+	return ioctl(t->fd[0], TUNSETOFFLOAD, kernel_offloads(offloads)) ? -errno : 0;
+}
+
+/* Segments need checksums; the guest may ask for whatever it likes. */
+static void tap_set_offloads(struct net *n, unsigned offloads)
+{
+	offloads &= n->offloads;
+	if (!(offloads & NET_CSUM))
+		offloads = 0;
+	if (!(offloads & (NET_TSO4 | NET_TSO6)))
+		offloads &= ~(unsigned)NET_ECN;
+	try_offloads(tap_of(n), offloads);
+}
+
+static void attach(struct net_tap *t, unsigned queue, bool on)
+{
+	struct ifreq r = {.ifr_flags = on ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE};
+
+	if (on != t->attached[queue] && ioctl(t->fd[queue], TUNSETQUEUE, &r) == 0)
+		t->attached[queue] = on;
+}
+
+static void tap_set_pairs(struct net *n, unsigned pairs)
+{
+	for (unsigned i = 0; n->queues > 1 && i < n->queues; i++)
+		attach(tap_of(n), i, i < pairs);
+}
+
+/* ---- opening --------------------------------------------------------------------- */
+
+/* Somebody's program with the name of the device as its argument. */
+static int run_script(const char *script, const char *name, struct err *err)
+{
+	char *const argv[] = {(char *)(uintptr_t)script, (char *)(uintptr_t)name, NULL};
+	pid_t pid;
+	int status, ret = posix_spawn(&pid, script, NULL, NULL, argv, environ);
+
+	if (ret)
+		return err_errno(err, ret, "%s", script);
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return err_errno(err, errno, "%s", script);
+	if (!WIFEXITED(status) || WEXITSTATUS(status))
+		return err_set(err, EIO, "%s %s has failed", script, name);
+	return 0;
+}
+
+/* When the machine has closed its end, or is no more, the script is run; it keeps our end open
+ * until it is through. */
+static void wait_and_run(int fd, const char *script, const char *name)
+{
+	char byte;
+	int kept = dup2(fd, STDERR_FILENO + 1);
+
+	close_range((unsigned)kept + 1, ~0u, 0);
+	while (read(kept, &byte, 1) < 0 && errno == EINTR)
+		;
+	execl(script, script, name, (char *)NULL);
+	_exit(1);
+}
+
+/* A process of its own, since the machine's may not run programs any more when it ends. */
+static int leave_down_script(struct net_tap *t, const char *script, struct err *err)
+{
+	int ends[2];
+	pid_t pid;
+
+	if (access(script, X_OK))
+		return err_errno(err, errno, "%s", script);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+		return err_errno(err, errno, "%s", script);
+	pid = fork();
+	if (pid == 0) {
+		setsid(); /* a terminal's Ctrl-C is not for it */
+		wait_and_run(ends[1], script, t->name);
+	}
+	close(ends[1]);
+	t->down_fd = ends[0];
+	return pid < 0 ? err_errno(err, errno, "%s", script) : 0;
+}
+
+static void take_down(struct net_tap *t)
+{
+	char byte;
+
+	if (t->down_fd < 0)
+		return;
+	shutdown(t->down_fd, SHUT_WR);
+	while (read(t->down_fd, &byte, 1) < 0 && errno == EINTR)
+		;
+	close(t->down_fd);
+}
+
+static int open_queue(struct net_tap *t, unsigned i, bool multi, struct err *err)
+{
+	struct ifreq r = {.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR |
+					       (multi ? IFF_MULTI_QUEUE : 0))};
+	int ret;
+
+	memcpy(r.ifr_name, t->name, sizeof(r.ifr_name));
+	t->fd[i] = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (t->fd[i] < 0)
+		return err_errno(err, errno, "/dev/net/tun");
+	if (ioctl(t->fd[i], TUNSETIFF, &r)) {
+		ret = err_errno(err, errno, "tap %s", t->name);
+		if (ret == -EINVAL)
+			err_hint(err, "a device that is there already has to be made %s",
+				multi ? "with multi_queue" : "without multi_queue");
+		return ret;
+	}
+	memcpy(t->name, r.ifr_name, sizeof(t->name)); /* "vm%d" has got its number */
+	return 0;
+}
+
+static int take_name(struct net_tap *t, struct opts *opts, struct err *err)
+{
+	const char *name = opts_take(opts, "ifname");
+
+	if (name && (!*name || strlen(name) >= sizeof(t->name)))
+		return err_set(err, EINVAL, "ifname: '%s' has 1 to %zu characters", name,
+			sizeof(t->name) - 1);
+	snprintf(t->name, sizeof(t->name), "%s", name ? name : "byre%d");
+	return 0;
+}
+
+/* One that a parent has opened: a queue of its own, with what header it has. */
+static int take_fd(struct net_tap *t, struct opts *opts, struct err *err)
+{
+	uint64_t fd = 0;
+	struct ifreq r = {.ifr_flags = 0};
+	int ret = opts_take_u64(opts, "fd", &fd, err);
+
+	if (ret)
+		return ret;
+	if (fd > INT32_MAX || ioctl((int)fd, TUNGETIFF, &r))
+		return err_set(err, EINVAL, "fd: %llu is not a tap device's",
+			(unsigned long long)fd);
+	if (!(r.ifr_flags & IFF_TAP) || !(r.ifr_flags & IFF_NO_PI) ||
+		!(r.ifr_flags & IFF_VNET_HDR))
+		return err_set(err, EINVAL,
+			"fd: %llu was not opened with IFF_TAP, IFF_NO_PI and "
+			"IFF_VNET_HDR",
+			(unsigned long long)fd);
+	memcpy(t->name, r.ifr_name, sizeof(t->name));
+	t->fd[0] = (int)fd;
+	fcntl(t->fd[0], F_SETFD, FD_CLOEXEC);
+	fcntl(t->fd[0], F_SETFL, O_RDWR | O_NONBLOCK);
+	return 0;
+}
+
+static int open_queues(
+	struct net_tap *t, struct opts *opts, unsigned queues, struct err *err)
+{
+	int ret = 0;
+
+	if (opts_peek(opts, "fd")) {
+		if (queues > 1)
+			return err_set(err, EINVAL, "fd: one descriptor is one queue");
+		return take_fd(t, opts, err);
+	}
+	ret = take_name(t, opts, err);
+	for (unsigned i = 0; i < queues && ret == 0; i++)
+		ret = open_queue(t, i, queues > 1, err);
+	return ret;
+}
+
+/* What the kernel takes; headers as virtio has them. */
+static int set_up(struct net_tap *t, struct err *err)
+{
+	int header = NET_HEADER;
+	unsigned most = NET_CSUM | NET_TSO4 | NET_TSO6 | NET_ECN;
+
+	for (unsigned i = 0; i < t->net.queues; i++)
+		if (ioctl(t->fd[i], TUNSETVNETHDRSZ, &header))
+			return err_errno(err, errno, "tap %s: header", t->name);
+	if (try_offloads(t, most | NET_UFO) == 0)
+		t->net.offloads = most | NET_UFO;
+	else if (try_offloads(t, most) == 0)
+		t->net.offloads = most;
+	try_offloads(t, 0);
+	return 0;
+}
+
+static void tap_close(struct net *n)
+{
+	struct net_tap *t = tap_of(n);
+
+	take_down(t);
+	for (unsigned i = 0; i < NET_QUEUES_MAX; i++)
+		if (t->fd[i] >= 0)
+			close(t->fd[i]);
+	free(t);
+}
+
+static const struct net_ops tap_ops = {
+	.name = "tap",
+	.send = tap_send,
+	.receive = tap_receive,
+	.set_offloads = tap_set_offloads,
+	.set_pairs = tap_set_pairs,
+	.close = tap_close,
+};
+
+static int run_scripts(struct net_tap *t, struct opts *opts, struct err *err)
+{
+	const char *up = opts_take(opts, "script"), *down = opts_take(opts, "downscript");
+	int ret = up ? run_script(up, t->name, err) : 0;
+
+	return ret || !down ? ret : leave_down_script(t, down, err);
+}
+
+struct net *net_tap_open(struct opts *opts, unsigned queues, struct err *err)
+{
+	struct net_tap *t = calloc(1, sizeof(*t));
+
+	if (!t) {
+		err_errno(err, ENOMEM, "tap");
+		return NULL;
+	}
+	t->down_fd = -1;
+	t->net = (struct net){.ops = &tap_ops, .queues = queues, .vnet_header = true};
+	for (unsigned i = 0; i < NET_QUEUES_MAX; i++)
+		t->fd[i] = -1;
+	if (open_queues(t, opts, queues, err) || set_up(t, err) ||
+		run_scripts(t, opts, err)) {
+		tap_close(&t->net);
+		return NULL;
+	}
+	for (unsigned i = 0; i < queues; i++) {
+		t->attached[i] = true;
+		t->net.queue[i].read_fd = t->net.queue[i].write_fd = t->fd[i];
+		t->net.queue[i].write_events = POLLOUT;
+	}
+	return &t->net;
+}
