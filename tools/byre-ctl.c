@@ -307,6 +307,18 @@ static int do_resize(struct ctl *c, char **args)
 	return order(c, "block_resize", what);
 }
 
+static int do_balloon(struct ctl *c, char **args)
+{
+	struct json *what;
+	uint64_t bytes;
+
+	if (tool_size(args[0], "size", &bytes))
+		return 1;
+	what = json_new_object();
+	json_put_int(what, "value", (int64_t)bytes);
+	return order(c, "balloon", what);
+}
+
 static int do_add_disk(struct ctl *c, char **args)
 {
 	struct json *v = call(c, "x-byre-add-disk", argument("options", args[0]));
@@ -454,6 +466,7 @@ static const struct {
 	{"disks", "", 0, do_disks, "its disks"},
 	{"stats", "", 0, do_stats, "what its processors and disks did"},
 	{"resize", "DISK SIZE", 2, do_resize, "another size for a disk"},
+	{"balloon", "SIZE", 1, do_balloon, "how much of its memory the guest is to have"},
 	{"add-disk", "OPTIONS", 1, do_add_disk, "one more disk, as with run --disk"},
 	{"remove-disk", "DISK", 1, do_remove_disk,
 		"a disk less, when the guest lets it go"},

@@ -281,6 +281,7 @@ static int open_control(
 		.power = m->power,
 		.pci = m->pci,
 		.nodes = &m->nodes,
+		.balloon = m->balloon,
 		.name = o->name,
 		.uuid = o->uuid};
 	int ret = 0;

@@ -24,6 +24,7 @@ struct qmp_machine {
 	struct power *power;
 	struct pci *pci;
 	struct nodes *nodes;
+	struct balloon *balloon; /* NULL: none */
 	const char *name, *uuid; /* NULL: none */
 };
 

@@ -188,6 +188,37 @@ static int query_memory(struct qmp_call *c)
 	return 0;
 }
 
+static int need_balloon(struct qmp_call *c)
+{
+	return c->q->what.balloon ? 0
+				  : qmp_fail(c, "DeviceNotActive",
+					    "the machine has no balloon (run --balloon)");
+}
+
+static int query_balloon(struct qmp_call *c)
+{
+	int ret = need_balloon(c);
+
+	if (ret)
+		return ret;
+	c->result = json_new_object();
+	json_put_int(c->result, "actual", (int64_t)balloon_actual(c->q->what.balloon));
+	return 0;
+}
+
+static int set_balloon(struct qmp_call *c)
+{
+	int64_t bytes = qmp_int(c, "value", 0);
+	int ret = need_balloon(c);
+
+	if (ret)
+		return ret;
+	if (bytes <= 0)
+		return err_set(&c->err, EINVAL, "value: a guest has more than no memory");
+	balloon_set_target(c->q->what.balloon, (uint64_t)bytes);
+	return 0;
+}
+
 /* ---- statistics ------------------------------------------------------------------ */
 
 static struct json *exits_of(const struct vcpu *v)
@@ -311,6 +342,8 @@ const struct qmp_command qmp_commands[] = {
 	{"query-kvm", "", query_kvm},
 	{"query-cpus-fast", "", query_cpus},
 	{"query-memory-size-summary", "", query_memory},
+	{"query-balloon", "", query_balloon},
+	{"balloon", "value:i", set_balloon},
 	{"query-pci", "", query_pci},
 	{"stop", "", stop},
 	{"cont", "", cont},

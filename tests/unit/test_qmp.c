@@ -259,6 +259,7 @@ static void a_session_begins_with_a_greeting_and_negotiation(void **state)
 	ask("{\"execute\": \"query-uuid\"}",
 		"\"UUID\": \"00000000-0000-0000-0000-000000000000\"");
 	ask("{\"execute\": \"query-commands\"}", "{\"name\": \"block_resize\"}");
+	ask("{\"execute\": \"query-balloon\"}", "\"class\": \"DeviceNotActive\"");
 	ask("{\"execute\": \"query-memory-size-summary\"}", "\"base-memory\": 16777216");
 	ask("{\"execute\": \"query-pci\"}", "\"vendor\": 32902, \"device\": 4663");
 	ask("{\"execute\": \"nothing\"}", "\"CommandNotFound\"");
