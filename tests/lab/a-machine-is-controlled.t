@@ -39,14 +39,14 @@ END
 chmod +x root/init
 (cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
 
-# start OPTION...: the machine, whose keyboard is 9.
+# start OPTION...: the machine, whose keyboard is 9. It is confined, but for files in this folder.
 start () {
 	rm -f keys
 	mkfifo keys
 	exec 9<>keys
 	: >console
 	byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
-		--qmp unix:$QMP,server=on,wait=off "$@" <keys >console 2>errors &
+		--qmp unix:$QMP,server=on,wait=off --allow-write /run/vm "$@" <keys >console 2>errors &
 	machine=$!
 }
 is_ready () { grep -q "^READY" console; }
@@ -90,7 +90,7 @@ cat >config <<'END'
 {"name": "guest", "uuid": "11111111-2222-3333-4444-555555555555", "cpus": 2, "memory": "64M",
  "disk": [{"file": "disk.qcow2", "format": "qcow2", "id": "d0", "serial": "s0"}]}
 END
-boot --config config --pidfile pid --paused=off
+boot --config config --pidfile /run/vm/pid --paused=off
 is "$(cat pid)" "$machine" "its number is told"
 is "$(stat -c %a sock)" 600 "the socket is its owner's"
 tell 'while sleep 0.05; do echo tick; done &'
@@ -165,11 +165,11 @@ END
 # ---- disks that come and go --------------------------------------------------------------------
 
 ok "another image" byre-img create -q -f qcow2 hot.qcow2 32M
-ok "is a disk" byre ctl sock add-disk file=hot.qcow2,format=qcow2,id=hot,serial=HOT
+ok "is a disk" byre ctl sock add-disk file=/run/vm/hot.qcow2,format=qcow2,id=hot,serial=HOT
 is "$(cat out)" hot "of that name"
 has_hot () { guest 'grep -l HOT /sys/block/*/serial' | grep -q serial; }
 ok "which the guest finds" within 60 has_hot
-not_ok "once" byre ctl sock add-disk file=hot.qcow2,format=qcow2,id=again
+not_ok "once" byre ctl sock add-disk file=/run/vm/hot.qcow2,format=qcow2,id=again
 guest 'dd if=/dev/zero bs=64k count=16 2>/dev/null | tr "\000" Z | dd of=/dev/vdb bs=64k conv=fsync 2>/dev/null' >/dev/null
 ok "and lets go" byre ctl sock remove-disk hot
 has_none () { [ -z "$(guest 'grep -l HOT /sys/block/*/serial' | grep serial)" ]; }
@@ -177,7 +177,7 @@ ok "it has no such disk any more" within 30 has_none
 ok "what it wrote is there" byre-io -c 'read -q -P 0x5a 0 1M' hot.qcow2
 ok "sound" byre-img check -q hot.qcow2
 steps "as other programs do it" <<'END'
-node = {"node-name": "n1", "driver": "qcow2", "discard": "unmap", "file": {"driver": "file", "filename": "hot.qcow2"}}
+node = {"node-name": "n1", "driver": "qcow2", "discard": "unmap", "file": {"driver": "file", "filename": "/run/vm/hot.qcow2"}}
 m.do("blockdev-add", node)
 m.do("device_add", {"driver": "virtio-blk-pci", "drive": "n1", "id": "vd1", "serial": "HOT"})
 assert m.disk("vd1")["inserted"]["node-name"] == "n1"
@@ -309,7 +309,7 @@ assert m.event("SHUTDOWN") == {"guest": False, "reason": "host-qmp-system-reset"
 END
 ended "with --no-reboot"
 exec 9>&-
-ok "in the background" timeout 60 byre run --kernel vmlinux --initrd initramfs -m 256M --qmp sock --pidfile pid \
+ok "in the background" timeout 60 byre run --kernel vmlinux --initrd initramfs -m 256M --qmp sock --pidfile /run/vm/pid \
 	--daemonize small/full.qcow2
 machine=$(cat pid)
 ok "it runs" byre ctl sock status
