@@ -70,17 +70,20 @@ static void free_list(struct virtio_chain **list)
 	}
 }
 
-/* None runs. */
+/* None runs; of others' queues tasks may ask about this one. */
 static void forget_chains(struct virtio_queue *q)
 {
+	task_lock(&q->lock);
 	free_list(&q->again);
 	free_list(&q->held);
 	free_list(&q->spare);
 	q->held_end = &q->held;
 	q->n_spare = q->catching_up = 0;
+	task_unlock(&q->lock);
 }
 
-/* What was held goes behind what was already waiting to be taken again. */
+/* What was held goes behind what was already waiting to be taken again. The lock is held, or
+ * nothing runs. */
 static void take_again(struct virtio_queue *q)
 {
 	struct virtio_chain **end = &q->again;
@@ -292,7 +295,6 @@ int virtio_queue_start(struct virtio_queue *q)
 
 	q->stopping = q->stopped = false;
 	q->listening = false;
-	take_again(q);
 	q->loop = loop_start(&err);
 	if (!q->loop)
 		return -err.code;
@@ -325,6 +327,10 @@ void virtio_queue_stop(struct virtio_queue *q)
 	task_unlock(&q->lock);
 	loop_stop(q->loop);
 	q->loop = NULL;
+	/* Before any queue starts: another's tasks may ask (virtio_is_catching_up). */
+	task_lock(&q->lock);
+	take_again(q);
+	task_unlock(&q->lock);
 }
 
 /* ---- set-up ---------------------------------------------------------------------- */
@@ -417,10 +423,8 @@ static void chain_state(struct virtio_chain *c, struct state *s)
 /* Those that are to be taken again. */
 static void held_state(struct virtio_queue *q, struct state *s)
 {
-	uint32_t n;
+	uint32_t n = q->catching_up;
 
-	take_again(q);
-	n = q->catching_up;
 	state_u32(s, &n);
 	if (!state_loading(s)) {
 		for (struct virtio_chain *c = q->again; c; c = c->next)

@@ -151,21 +151,29 @@ static void begin(struct running *r, struct work *w)
 	task_unlock(&r->lock);
 }
 
-/* What a function has made of it meanwhile. */
-static enum response_code end(struct running *r, struct work *w)
+/* What a function has made of it until now, which is what it is answered as. */
+static enum response_code decide(struct running *r, const struct work *w)
+{
+	enum response_code as;
+
+	task_lock(&r->lock);
+	as = w->ended_as;
+	task_unlock(&r->lock);
+	return as;
+}
+
+/* When it was answered, or is held. */
+static void end(struct running *r, struct work *w)
 {
 	struct work **at = &r->first;
-	enum response_code as;
 
 	task_lock(&r->lock);
 	while (*at != w)
 		at = &(*at)->next;
 	*at = w->next;
-	as = w->ended_as;
-	if (as)
+	if (w->ended_as)
 		task_cond_broadcast(&r->changed);
 	task_unlock(&r->lock);
-	return as;
 }
 
 /* Which requests a function is about. */
@@ -236,28 +244,18 @@ static void fill_response(
 	to->response = r->overrun ? RESPONSE_OVERRUN : RESPONSE_OK;
 }
 
-/* 0: it is answered; -ECANCELED: it is to be held. */
-static int execute(struct virtio_scsi *v, struct virtio_chain *c,
-	const struct header *header, struct scsi_request *r, struct response *response,
-	uint32_t sense_size)
+/* 0 with the response; -ECANCELED: it is to be held. */
+static int execute(struct running *running, struct work *w, bool is_first,
+	struct scsi_request *r, struct response *response, uint32_t sense_size)
 {
-	struct running *running = &v->running[c->q->index];
-	struct work w = {.tag = le64_get(header->tag)};
 	enum response_code as;
-	bool is_first;
 	int ret = 0;
 
-	w.unit = find_unit(v, header->lun, &is_first);
-	if (!w.unit) {
-		response->response = RESPONSE_BAD_TARGET;
-		return 0;
-	}
-	begin(running, &w);
 	if (is_first)
-		ret = scsi_disk_execute(&w.unit->scsi, r);
+		ret = scsi_disk_execute(&w->unit->scsi, r);
 	else
 		scsi_no_unit(r);
-	as = end(running, &w);
+	as = decide(running, w);
 	if (ret && !as)
 		return ret;
 	if (ret == 0)
@@ -265,6 +263,28 @@ static int execute(struct virtio_scsi *v, struct virtio_chain *c,
 	if (as)
 		response->response = (uint8_t)as;
 	return 0;
+}
+
+/* A function that is about it waits until the guest has the response. */
+static void serve_unit(struct virtio_scsi *v, struct virtio_chain *c,
+	const struct header *header, struct scsi_request *r, uint32_t sense_size)
+{
+	struct running *running = &v->running[c->q->index];
+	struct response response = {.response = RESPONSE_BAD_TARGET};
+	struct work w = {.tag = le64_get(header->tag)};
+	bool is_first;
+
+	w.unit = find_unit(v, header->lun, &is_first);
+	if (!w.unit) {
+		respond(c, &response, sense_size, 0);
+		return;
+	}
+	begin(running, &w);
+	if (execute(running, &w, is_first, r, &response, sense_size))
+		virtio_hold(c);
+	else
+		respond(c, &response, sense_size, MIN(r->done, r->in_bytes));
+	end(running, &w);
 }
 
 /* Cuts the chain up: what follows the header and the response is data. */
@@ -285,7 +305,6 @@ static void serve_request(struct virtio_scsi *v, struct virtio_chain *c)
 	uint32_t sense_size = __atomic_load_n(&v->sense_size, __ATOMIC_RELAXED);
 	uint32_t cdb_size = __atomic_load_n(&v->cdb_size, __ATOMIC_RELAXED);
 	struct iovec *segments = malloc((c->n_out + c->n_in) * sizeof(*segments));
-	struct response response = {.response = RESPONSE_OK};
 	uint8_t cdb[SCSI_CDB_BYTES] = {0};
 	struct scsi_request r = {.cdb = cdb};
 	struct header header;
@@ -301,10 +320,7 @@ static void serve_request(struct virtio_scsi *v, struct virtio_chain *c)
 	iov_to_buf(c->iov, (int)c->n_out, sizeof(header), cdb,
 		MIN(cdb_size, SCSI_CDB_BYTES));
 	parse(c, &r, segments, sizeof(header) + cdb_size, RESPONSE_HEAD + sense_size);
-	if (execute(v, c, &header, &r, &response, sense_size))
-		virtio_hold(c);
-	else
-		respond(c, &response, sense_size, MIN(r.done, r.in_bytes));
+	serve_unit(v, c, &header, &r, sense_size);
 	free(segments);
 }
 
