@@ -377,7 +377,7 @@ static void functions_of_nothing_under_way(void **state)
 /* A disk so slow that its requests are under way for a while. */
 static void offer_slow(unsigned n)
 {
-	disk[0]->limits.iops[0] = 10;
+	disk_set_limits(disk[0], &(struct disk_limits){.iops = {10}});
 	for (unsigned i = 0; i < n; i++)
 		offer(i, REQUEST_Q + i % 2, 0, 0, (uint8_t[32]){0x28, [8] = 1}, 512,
 			true);
@@ -389,7 +389,7 @@ static void wait_slow(unsigned n)
 
 	for (unsigned i = 0; i < n; i++)
 		assert_true(guest_wait(&g, REQUEST_Q + i % 2, &written) >= 0);
-	disk[0]->limits.iops[0] = 0;
+	disk_set_limits(disk[0], &(struct disk_limits){.iops = {0}});
 }
 
 /* They are known once their queue has taken them. */
