@@ -74,6 +74,7 @@ static int take_card(struct opts *opts, struct virtio_net_options *n, uint64_t *
 
 	ret = ret ? ret : opts_take_u64(opts, "queues", queues, err);
 	ret = ret ? ret : opts_take_u64(opts, "mtu", &mtu, err);
+	ret = ret ? ret : opts_take_bool(opts, "packed", &n->packed, err);
 	if (ret == 0 && (*queues < 1 || *queues > NET_QUEUES_MAX))
 		ret = err_set(err, EINVAL, "queues: 1 to %u", NET_QUEUES_MAX);
 	if (ret == 0 && mtu && (mtu < 68 || mtu > 65535))

@@ -22,7 +22,7 @@ void devices_close(struct machine_options *o);
 	"  --net tap[,ifname=NAME][,queues=N][,script=FILE][,downscript=FILE] | " \
 	"tap,fd=N\n" \
 	"  --net stream,path=SOCKET | stream,fd=N\n     a virtio network card; each also " \
-	"mac=ADDRESS, mtu=N\n" \
+	"mac=ADDRESS, mtu=N, packed=on\n" \
 	"  --serial, --console stdio|pty|socket=PATH|file=PATH|none\n     the serial " \
 	"port " \
 	"(stdio) and a virtio console, hvc0 (none)\n" \

@@ -129,7 +129,11 @@ static void wait_and_run(int fd, const char *script, const char *name)
 {
 	char byte;
 	int kept = dup2(fd, STDERR_FILENO + 1);
+	sigset_t none;
 
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGPIPE, SIG_DFL);
 	close_range((unsigned)kept + 1, ~0u, 0);
 	while (read(kept, &byte, 1) < 0 && errno == EINTR)
 		;

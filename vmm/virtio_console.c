@@ -12,7 +12,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
 #include "base/aio.h"
 #include "base/iov.h"
@@ -57,7 +56,7 @@ static unsigned receive(void *front, const uint8_t *data, unsigned bytes)
 	for (unsigned i = 0; i < n; i++)
 		v->in[(v->first + v->n++) % FIFO] = data[i];
 	pthread_mutex_unlock(&v->lock);
-	eventfd_write(v->virtio.queue[QUEUE_IN].event_fd, 1);
+	virtio_wake(&v->virtio.queue[QUEUE_IN]);
 	return n;
 }
 
@@ -115,6 +114,8 @@ static size_t write_piece(struct virtio_console *v, struct virtio_chain *c)
 static void write_chain(
 	struct virtio_console *v, struct virtio_queue *q, struct virtio_chain *c)
 {
+	if (!c->again)
+		v->written = 0;
 	while (v->written < c->out_bytes) {
 		size_t n = write_piece(v, c);
 

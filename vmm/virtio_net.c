@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/aio.h"
@@ -459,7 +458,7 @@ static void use_pairs(struct virtio_net *v, unsigned pairs)
 	if (v->net->ops->set_pairs)
 		v->net->ops->set_pairs(v->net, pairs);
 	for (unsigned i = 0; i < v->max_pairs; i++)
-		eventfd_write(v->virtio.queue[2 * i].event_fd, 1);
+		virtio_wake(&v->virtio.queue[2 * i]);
 }
 
 static bool set_pairs(struct virtio_net *v, const struct command *k)
@@ -737,7 +736,8 @@ static uint64_t bits(unsigned on, uint64_t first, uint64_t second)
 	return on ? (uint64_t)1 << first | (uint64_t)1 << second : 0;
 }
 
-static uint64_t features_of(const struct virtio_net *v, uint16_t mtu)
+static uint64_t features_of(
+	const struct virtio_net *v, const struct virtio_net_options *o)
 {
 	uint64_t features = 1u << F_MAC | 1u << F_MRG_RXBUF | 1u << F_STATUS |
 			    1u << F_CTRL_VQ | 1u << F_CTRL_RX | 1u << F_CTRL_RX_EXTRA |
@@ -751,8 +751,10 @@ static uint64_t features_of(const struct virtio_net *v, uint16_t mtu)
 	features |= bits(v->net->offloads & NET_UFO, F_HOST_UFO, F_GUEST_UFO);
 	if (v->max_pairs > 1)
 		features |= 1u << F_MQ;
-	if (mtu)
+	if (o->mtu)
 		features |= 1u << F_MTU;
+	if (o->packed)
+		features |= 1ull << VIRTIO_F_RING_PACKED;
 	return features;
 }
 
@@ -789,7 +791,7 @@ static struct virtio_net *make(const struct virtio_net_options *o)
 	}
 	v->virtio.ops = &ops;
 	v->virtio.n_queues = 2 * v->max_pairs + 1;
-	v->virtio.features = features_of(v, o->mtu);
+	v->virtio.features = features_of(v, o);
 	v->virtio.config_bytes = CONFIG_BYTES;
 	memcpy(v->virtio.config + CONFIG_MAC, o->mac, MAC);
 	le16_store(v->virtio.config + CONFIG_STATUS, STATUS_LINK_UP);

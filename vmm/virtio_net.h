@@ -12,6 +12,7 @@ struct virtio_net_options {
 	struct net *net; /* the caller's; closed after the machine is gone */
 	uint8_t mac[6];
 	uint16_t mtu; /* that the guest is told; 0: none */
+	bool packed;  /* packed rings are offered */
 };
 
 struct virtio_net;

@@ -6,30 +6,22 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/math.h"
 #include "tests/unit/support_driver.h"
 
-#define QUEUE(q) (0x100000ull + 0x10000ull * (q))
-#define AVAIL(q) (QUEUE(q) + 0x2000)
-#define USED(q)  (QUEUE(q) + 0x3000)
+#define QUEUE(q) (GUEST_RINGS + GUEST_RING_BYTES * (q))
+#define AVAIL(q) (QUEUE(q) + GUEST_AVAIL)
+#define USED(q)  (QUEUE(q) + GUEST_USED)
 
 enum {
 	FEATURE_SELECT = 0x00,
 	FEATURE = 0x04,
-	DRIVER_FEATURE_SELECT = 0x08,
-	DRIVER_FEATURE = 0x0c,
 	STATUS = 0x14,
-	QUEUE_SELECT = 0x16,
-	QUEUE_SIZE = 0x18,
-	QUEUE_ENABLE = 0x1c,
-	DESC_AT = 0x20,
-	AVAIL_AT = 0x28,
-	USED_AT = 0x30,
 	CONFIG = 0x2000,
-	NOTIFY = 0x3000,
+	NOTIFY = 0x3000
 };
 
 struct descriptor {
@@ -40,73 +32,42 @@ struct descriptor {
 
 void driver_make(struct driver *d)
 {
-	struct memory_options memory = {.bytes = DRIVER_MEMORY};
-	struct err err = ERR_INIT;
-
 	memset(d, 0, sizeof(*d));
-	d->vm.kvm_fd = d->vm.fd = -1;
-	pthread_mutex_init(&d->vm.lock, NULL);
-	pthread_cond_init(&d->vm.changed, NULL);
-	bus_init(&d->vm.pio);
-	bus_init(&d->vm.mmio);
-	assert_int_equal(memory_new(&d->vm.memory, &memory, &err), 0);
-	assert_int_equal(pci_new(&d->vm, &d->pci, &err), 0);
-}
-
-static uint32_t config_read(struct driver *d, unsigned slot, unsigned reg)
-{
-	bus_write(&d->vm.pio, 0xcf8, 4, 0x80000000u | slot << 11 | reg);
-	return (uint32_t)bus_read(&d->vm.pio, 0xcfc, 4);
-}
-
-static void enable(struct driver *d)
-{
-	bus_write(&d->vm.pio, 0xcf8, 4, 0x80000000u | 1 << 11 | 4);
-	bus_write(&d->vm.pio, 0xcfc, 4, 0x406);
+	guest_make(&d->guest);
 }
 
 void driver_start(struct driver *d, uint16_t id)
 {
-	for (struct device *dev = d->vm.devices; dev; dev = dev->next)
-		if (dev->ops->reset)
-			dev->ops->reset(dev);
-	driver_go_on(d);
-	assert_int_equal(config_read(d, 1, 0), 0x10401af4 + ((uint32_t)id << 16));
-	d->bar = config_read(d, 1, 0x20) & ~0xfu;
-	enable(d);
+	guest_start(&d->guest);
+	assert_int_equal(
+		guest_config_read(&d->guest, 1, 0), 0x10401af4 + ((uint32_t)id << 16));
 }
 
 void driver_stop(struct driver *d)
 {
-	__atomic_store_n(&d->vm.stopping, true, __ATOMIC_RELEASE);
-	for (struct device *dev = d->vm.devices; dev; dev = dev->next)
-		if (dev->ops->stop)
-			dev->ops->stop(dev);
+	guest_stop(&d->guest);
 }
 
 void driver_go_on(struct driver *d)
 {
-	__atomic_store_n(&d->vm.stopping, false, __ATOMIC_RELEASE);
-	for (struct device *dev = d->vm.devices; dev; dev = dev->next)
-		if (dev->ops->start)
-			dev->ops->start(dev);
+	guest_go_on(&d->guest);
 }
 
 void driver_free(struct driver *d)
 {
-	vm_free(&d->vm);
+	guest_free(&d->guest);
 }
 
 /* ---- registers ------------------------------------------------------------------- */
 
 uint64_t driver_get(struct driver *d, unsigned offset, unsigned bytes)
 {
-	return bus_read(&d->vm.mmio, d->bar + offset, bytes);
+	return guest_get(&d->guest, offset, bytes);
 }
 
 void driver_set(struct driver *d, unsigned offset, unsigned bytes, uint64_t value)
 {
-	bus_write(&d->vm.mmio, d->bar + offset, bytes, value);
+	guest_set(&d->guest, offset, bytes, value);
 }
 
 uint64_t driver_config(struct driver *d, unsigned offset, unsigned bytes)
@@ -126,33 +87,15 @@ uint64_t driver_features(struct driver *d)
 
 void driver_set_up(struct driver *d, uint64_t features, unsigned queues)
 {
-	features |= (uint64_t)1 << VIRTIO_F_VERSION_1;
-	driver_set(d, STATUS, 1, 0);
-	driver_set(d, STATUS, 1, 3);
-	driver_set(d, DRIVER_FEATURE_SELECT, 4, 0);
-	driver_set(d, DRIVER_FEATURE, 4, (uint32_t)features);
-	driver_set(d, DRIVER_FEATURE_SELECT, 4, 1);
-	driver_set(d, DRIVER_FEATURE, 4, features >> 32);
-	driver_set(d, STATUS, 1, 11);
-	assert_int_equal(driver_get(d, STATUS, 1), 11);
-	for (unsigned q = 0; q < queues; q++) {
-		driver_set(d, QUEUE_SELECT, 2, q);
-		driver_set(d, QUEUE_SIZE, 2, DRIVER_SIZE);
-		driver_set(d, DESC_AT, 8, QUEUE(q));
-		driver_set(d, AVAIL_AT, 8, AVAIL(q));
-		driver_set(d, USED_AT, 8, USED(q));
-		memset(driver_at(d, QUEUE(q)), 0, 0x8000);
-		driver_set(d, QUEUE_ENABLE, 2, 1);
-		d->offered[q] = 0;
-	}
-	driver_set(d, STATUS, 1, 15);
+	guest_set_up(&d->guest, features, queues, DRIVER_SIZE);
+	memset(d->offered, 0, sizeof(d->offered));
 }
 
 /* ---- rings ----------------------------------------------------------------------- */
 
 void *driver_at(struct driver *d, uint64_t address)
 {
-	return memory_at(&d->vm.memory, address, 1);
+	return guest_at(&d->guest, address);
 }
 
 void driver_put(struct driver *d, unsigned queue, unsigned i, uint64_t address,
@@ -226,58 +169,15 @@ void driver_wait_broken(struct driver *d)
 
 /* ---- state ----------------------------------------------------------------------- */
 
-static struct device *device_of(struct driver *d)
-{
-	return d->vm.devices; /* the one that was added last */
-}
-
-static void one_state(struct device *dev, struct state *s)
-{
-	unsigned version =
-		state_begin(s, dev->ops->name, dev->instance, dev->ops->version);
-
-	if (!version)
-		return;
-	dev->ops->state(dev, s, version);
-	state_end(s);
-}
-
-struct state *driver_save(struct driver *d)
-{
-	struct state *s = state_new();
-
-	assert_non_null(s);
-	one_state(device_of(d), s);
-	assert_int_equal(state_ret(s, NULL), 0);
-	return s;
-}
-
-int driver_load(struct driver *d, struct state *saved)
-{
-	size_t bytes;
-	const uint8_t *data = state_data(saved, &bytes);
-	struct state *s = state_open(data, bytes);
-	int ret;
-
-	assert_non_null(s);
-	device_of(d)->ops->reset(device_of(d));
-	one_state(device_of(d), s);
-	ret = state_ret(s, NULL);
-	state_free(s);
-	return ret;
-}
-
 void driver_check_state(struct driver *d)
 {
-	struct state *first = driver_save(d), *second;
 	size_t first_bytes, second_bytes;
-	const uint8_t *a = state_data(first, &first_bytes), *b;
+	uint8_t *first = guest_save(&d->guest, &first_bytes), *second;
 
-	assert_int_equal(driver_load(d, first), 0);
-	second = driver_save(d);
-	b = state_data(second, &second_bytes);
+	assert_int_equal(guest_load(&d->guest, first, first_bytes), 0);
+	second = guest_save(&d->guest, &second_bytes);
 	assert_int_equal(first_bytes, second_bytes);
-	assert_memory_equal(a, b, first_bytes);
-	state_free(second);
-	state_free(first);
+	assert_memory_equal(first, second, first_bytes);
+	free(second);
+	free(first);
 }

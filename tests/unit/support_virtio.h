@@ -9,7 +9,7 @@
 
 #include "vmm/virtio.h"
 
-#define GUEST_QUEUES	 4u
+#define GUEST_QUEUES	 8u
 #define GUEST_SIZE_MAX	 256u
 #define GUEST_MEMORY	 (16u << 20)
 #define GUEST_RINGS	 0x100000ull /* queue i's begin at +0x10000 * i */

@@ -21,7 +21,7 @@
 
 #define PORT 0x3f8
 
-static struct driver d; /* of which the buses are of use */
+static struct guest g; /* of which the buses are of use */
 static struct chardev *chardev;
 
 static void make(const char *text)
@@ -31,29 +31,29 @@ static void make(const char *text)
 
 	chardev = chardev_open(text, &err);
 	assert_non_null(chardev);
-	driver_make(&d);
-	assert_int_equal(serial_new(&d.vm, chardev, &serial, &err), 0);
+	guest_make(&g);
+	assert_int_equal(serial_new(&g.vm, chardev, &serial, &err), 0);
 	assert_int_equal(chardev_start(chardev, &err), 0);
 }
 
 static void unmake(void)
 {
 	chardev_stop(chardev);
-	driver_free(&d);
+	guest_free(&g);
 	chardev_close(chardev);
 }
 
 static void guest_says(const char *text)
 {
 	while (*text)
-		bus_write(&d.vm.pio, PORT, 1, (uint8_t)*text++);
+		bus_write(&g.vm.pio, PORT, 1, (uint8_t)*text++);
 }
 
 static char guest_hears(void)
 {
 	for (unsigned i = 0; i < 100000; i++) {
-		if (bus_read(&d.vm.pio, PORT + 5, 1) & 1)
-			return (char)bus_read(&d.vm.pio, PORT, 1);
+		if (bus_read(&g.vm.pio, PORT + 5, 1) & 1)
+			return (char)bus_read(&g.vm.pio, PORT, 1);
 		usleep(100);
 	}
 	fail_msg("%s", "nothing came");
@@ -161,7 +161,7 @@ static void a_reader_that_does_not_read_holds_nobody_up(void **state)
 	fd = connect_to("c.sock");
 	talk(fd);
 	for (unsigned i = 0; i < 2 * MiB; i++)
-		bus_write(&d.vm.pio, PORT, 1, 'x');
+		bus_write(&g.vm.pio, PORT, 1, 'x');
 	assert_true(clock_ns() - since < 60000000000u);
 	close(fd);
 	unmake();
@@ -191,6 +191,7 @@ static void a_file_is_appended_to(void **state)
 	int fd;
 
 	(void)state;
+	unlink("log");
 	for (unsigned i = 0; i < 2; i++) {
 		make("file=log");
 		guest_says(i ? "two\n" : "one\n");

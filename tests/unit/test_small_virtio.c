@@ -61,7 +61,7 @@ static int make_rng(void **state)
 
 	(void)state;
 	driver_make(&d);
-	assert_int_equal(virtio_rng_new(&d.vm, d.pci, &err), 0);
+	assert_int_equal(virtio_rng_new(&d.guest.vm, d.guest.pci, &err), 0);
 	driver_start(&d, 4);
 	return 0;
 }
@@ -118,7 +118,7 @@ static int make_console(void **state)
 	chardev = chardev_open("socket=console.sock", &err);
 	assert_non_null(chardev);
 	driver_make(&d);
-	assert_int_equal(virtio_console_new(&d.vm, d.pci, chardev, &err), 0);
+	assert_int_equal(virtio_console_new(&d.guest.vm, d.guest.pci, chardev, &err), 0);
 	assert_int_equal(chardev_start(chardev, &err), 0);
 	peer = connect_to("console.sock");
 	driver_start(&d, 3);
@@ -264,7 +264,7 @@ static int make_balloon(void **state)
 
 	(void)state;
 	driver_make(&d);
-	assert_int_equal(balloon_new(&d.vm, d.pci, &o, &balloon, &err), 0);
+	assert_int_equal(balloon_new(&d.guest.vm, d.guest.pci, &o, &balloon, &err), 0);
 	driver_start(&d, 5);
 	return 0;
 }
@@ -418,7 +418,8 @@ static void statistics_come_when_they_are_asked_for(void **state)
 
 static void what_is_asked_for_is_saved(void **state)
 {
-	struct state *saved;
+	uint8_t *saved;
+	size_t bytes;
 
 	(void)state;
 	driver_set_up(&d, F_REPORTING, 4);
@@ -426,13 +427,13 @@ static void what_is_asked_for_is_saved(void **state)
 	driver_set(&d, 0x2004, 4, 100);
 	driver_stop(&d);
 	driver_check_state(&d);
-	saved = driver_save(&d);
+	saved = guest_save(&d.guest, &bytes);
 	balloon_set_target(balloon, 1 << 20);
-	assert_int_equal(driver_load(&d, saved), 0);
+	assert_int_equal(guest_load(&d.guest, saved, bytes), 0);
 	driver_go_on(&d);
 	assert_int_equal(driver_config(&d, 0, 4), (10 << 20) / 4096);
 	assert_int_equal(driver_config(&d, 4, 4), 100);
-	state_free(saved);
+	free(saved);
 }
 
 static void random_chains_for_the_balloon(void **state)
