@@ -55,25 +55,29 @@ boot () {
 
 cat >scsi-job <<'END'
 b=/bin/busybox
-for d in sda sdb; do
+serial () { $b tail -c +5 /sys/block/$1/device/vpd_pg80; }
+one=sda two=sdb # they are probed at once, and which gets which name is chance
+[ "$(serial sda)" = lab0 ] || { one=sdb two=sda; }
+for d in $one $two; do
 	s=/sys/block/$d
-	echo "disk $d $($b cat $s/size) ro=$($b cat $s/ro) type=$($b cat $s/device/type) serial=$($b tail -c +5 $s/device/vpd_pg80)"
+	[ $d = $one ] && d=one || d=two
+	echo "disk $d $($b cat $s/size) ro=$($b cat $s/ro) type=$($b cat $s/device/type) serial=$(serial ${s##*/})"
 	echo "$d cache=$($b cat $s/queue/write_cache) discard=$($b cat $s/queue/discard_max_bytes) zeroes=$($b cat $s/queue/write_zeroes_max_bytes) rotational=$($b cat $s/queue/rotational)"
 	echo "$d mode=$($b cat $s/device/scsi_disk/*/provisioning_mode) zeroing=$($b cat $s/device/scsi_disk/*/zeroing_mode)"
 done
-echo "wwid $($b cat /sys/block/sda/device/wwid)"
+echo "wwid $($b cat /sys/block/$one/device/wwid)"
 echo "features $($b cut -c 35 /sys/bus/virtio/devices/virtio*/features | $b tr -d '\n')"
-echo "read $($b dd if=/dev/sda bs=64k skip=16 count=1 2>/dev/null | $b md5sum)"
-$b dd if=/dev/zero bs=64k count=64 2>/dev/null | $b tr '\000' 'Z' | $b dd of=/dev/sda bs=64k seek=128 conv=fsync 2>/dev/null
+echo "read $($b dd if=/dev/$one bs=64k skip=16 count=1 2>/dev/null | $b md5sum)"
+$b dd if=/dev/zero bs=64k count=64 2>/dev/null | $b tr '\000' 'Z' | $b dd of=/dev/$one bs=64k seek=128 conv=fsync 2>/dev/null
 echo "wrote $?"
 for i in 0 1 2 3; do
-	$b dd if=/dev/zero bs=4k count=512 2>/dev/null | $b tr '\000' "$i" | $b dd of=/dev/sda bs=4k seek=$((8192 + i * 512)) conv=fsync 2>/dev/null &
+	$b dd if=/dev/zero bs=4k count=512 2>/dev/null | $b tr '\000' "$i" | $b dd of=/dev/$one bs=4k seek=$((8192 + i * 512)) conv=fsync 2>/dev/null &
 done
 wait
-$b blkdiscard -o 10485760 -l 1048576 /dev/sda
+$b blkdiscard -o 10485760 -l 1048576 /dev/$one
 echo "discarded $?"
-echo "then $($b dd if=/dev/sda bs=1M skip=10 count=1 2>/dev/null | $b tr -d '\000' | $b wc -c)"
-$b dd if=/dev/zero of=/dev/sdb bs=512 count=1 2>/dev/null
+echo "then $($b dd if=/dev/$one bs=1M skip=10 count=1 2>/dev/null | $b tr -d '\000' | $b wc -c)"
+$b dd if=/dev/zero of=/dev/$two bs=512 count=1 2>/dev/null
 echo "read-only $?"
 [ -b /dev/vdb ] || exit
 echo "block features $($b cut -c 35 /sys/block/vdb/device/features)"
@@ -94,10 +98,10 @@ scsi_boot () {
 	ok "$name: and another" byre-img create -q -f raw second.img 8M
 	boot "$name" "$@" --disk "file=disk.qcow2,format=qcow2,iface=scsi,serial=lab0,discard=unmap$packed" \
 		--disk file=second.img,format=raw,iface=scsi,readonly,serial=lab1
-	like "$(cat said)" "^disk sda 131072 ro=0 type=0 serial=lab0" "$name: the first disk"
-	like "$(cat said)" "^disk sdb 16384 ro=1 type=0 serial=lab1" "$name: the second disk"
-	like "$(cat said)" "^sda cache=write back discard=[1-9][0-9]* zeroes=[1-9][0-9]* rotational=0" "$name: has a cache, and discards"
-	like "$(cat said)" "^sda mode=unmap zeroing=writesame_16_unmap" "$name: unmaps to zeros"
+	like "$(cat said)" "^disk one 131072 ro=0 type=0 serial=lab0" "$name: the first disk"
+	like "$(cat said)" "^disk two 16384 ro=1 type=0 serial=lab1" "$name: the second disk"
+	like "$(cat said)" "^one cache=write back discard=[1-9][0-9]* zeroes=[1-9][0-9]* rotational=0" "$name: has a cache, and discards"
+	like "$(cat said)" "^one mode=unmap zeroing=writesame_16_unmap" "$name: unmaps to zeros"
 	like "$(cat said)" "^wwid naa.3" "$name: it has a name"
 	pattern=$(head -c 65536 /dev/zero | tr '\000' '\245' | md5sum)
 	like "$(cat said)" "^read ${pattern%% *}" "$name: what was in the image is read"
