@@ -63,7 +63,7 @@ mount -o remount,size=90% /tmp
 dd if=/dev/zero bs=1M count=128 2>/dev/null | tr '\000' x >/tmp/much
 rm /tmp/much
 echo FULL
-sleep 3
+sleep 10
 for ko in /mod/*balloon*; do insmod $ko; done
 sleep 150
 END

@@ -16,13 +16,18 @@ sent=$(sum_of sent)
 
 # ---- a tap ----------------------------------------------------------------------------------
 
-# 16 MiB both ways by TCP, with segments and checksums left to the other side.
+# 16 MiB both ways by TCP, with segments and checksums left to the other side. busybox's nc ends when the
+# other side does, whatever it has still to send: so whoever only receives has something to read that does
+# not end.
+mkfifo endless && exec 9<>endless
 cat >tap_job <<'END'
+mkfifo /tmp/endless
+exec 4<>/tmp/endless
 ip addr add 10.9.0.2/24 dev eth0
 cat /sys/class/net/eth0/address
 echo "queues $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
 ping -c 3 -W 5 10.9.0.1 >/tmp/ping && echo "ping well"
-nc -w 30 10.9.0.1 7000 >/tmp/got </dev/null
+nc -w 30 10.9.0.1 7000 >/tmp/got <&4
 echo "got $(md5sum </tmp/got)"
 nc -w 30 10.9.0.1 7001 </tmp/got
 echo "gave $?"
@@ -34,7 +39,7 @@ tap () {
 	cp tap_job job
 	timeout 500 busybox nc -l -p 7000 <sent >/dev/null &
 	giver=$!
-	timeout 500 busybox nc -l -p 7001 </dev/null >received &
+	timeout 500 busybox nc -l -p 7001 <&9 >received &
 	taker=$!
 	start "$tap_name" --net "tap,ifname=tap$tap_queues,mac=52:54:00:00:00:17,queues=$tap_queues$tap_more" "$@"
 	ended
@@ -79,7 +84,7 @@ END
 listens () { says LISTENING; }
 start "user mode" --net user,hostfwd=tcp:127.0.0.1:7003-:80,hostfwd=tcp:127.0.0.1:7004-:81
 within 400 listens && sleep 2
-timeout 300 busybox nc 127.0.0.1 7003 </dev/null >received
+timeout 300 busybox nc 127.0.0.1 7003 <&9 >received
 ended
 kill $server
 wait $server 2>/dev/null
