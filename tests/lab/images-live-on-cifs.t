@@ -62,5 +62,5 @@ restart_server () {
 	kill -s KILL -- "-$(cat samba/smbd.pid)" && sleep 2 && server
 }
 nothing_acknowledged_is_lost "a server killed" /mnt/client/killed.img restart_server
-nothing_acknowledged_is_lost "a cut" /mnt/client/cut.img cut client
+nothing_acknowledged_is_lost "a cut" /mnt/client/cut.img unplug client
 done_testing

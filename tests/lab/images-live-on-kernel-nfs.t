@@ -46,5 +46,5 @@ second_writer_is_refused /srv/locked.img /mnt/client/locked.img nameless
 
 restart_server () { rpc.nfsd 0 && sleep 2 && server; }
 undisturbed "a restart" /mnt/client/restart.img restart_server
-undisturbed "a cut" /mnt/client/cut.img cut client
+undisturbed "a cut" /mnt/client/cut.img unplug client
 done_testing

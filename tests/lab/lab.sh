@@ -54,7 +54,7 @@ since_start () { echo $(($(date +%s) - lab_started)); }
 lab_started=$(date +%s)
 
 # client_network NAME N: a client beside the server, with a network of its own, where the server
-# is 10.1.N.1. as NAME COMMAND...: runs it there. cut NAME: pulls the plug for five seconds.
+# is 10.1.N.1. as NAME COMMAND...: runs it there. unplug NAME: pulls the plug for five seconds.
 client_network () {
 	ip netns add "$1" && ip link add "to-$1" type veth peer name eth0 netns "$1" &&
 		ip addr add "10.1.$2.1/24" dev "to-$1" && ip link set "to-$1" up &&
@@ -65,7 +65,7 @@ as () {
 	shift
 	nsenter --net="/run/netns/$as_client" "$@"
 }
-cut () { ip link set "to-$1" down && sleep 5 && ip link set "to-$1" up; }
+unplug () { ip link set "to-$1" down && sleep 5 && ip link set "to-$1" up; }
 
 # A program on its own file system starts faster than over 9p, without a cache.
 own_programs () {
