@@ -25,9 +25,10 @@ own_guest () {
 }
 
 # QEMU's emulation of SVM ends with an assertion when a guest of its guest writes CR8 (the interrupt
-# priority) while an interrupt waits to be delivered, and OVMF does at each tick of its periodic timer. Slower
-# ticks keep the two apart. It concerns the periodic timer of the local APIC only, which no other guest here uses.
-slow_timer () { echo 100000 >/sys/module/kvm/parameters/min_timer_period_us; }
+# priority) while an interrupt waits to be delivered, and OVMF does so at the end of each tick of its periodic timer.
+# Ticks that are far apart, also where the machine is busy with other things, do not meet. It concerns the
+# periodic timer of the local APIC only, which no other guest here uses.
+slow_timer () { echo 2000000 >/sys/module/kvm/parameters/min_timer_period_us; }
 
 # In the order in which they have to be loaded.
 guest_modules () {
