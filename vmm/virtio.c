@@ -18,11 +18,12 @@
 #include "base/math.h"
 #include "vmm/virtio_queue.h"
 
-#define VENDOR      0x1af4
-#define DEVICE_BASE 0x1040
-#define VENDOR_CAP  0x09
-#define BAR         4
-#define MSIX_BAR    1
+#define VENDOR         0x1af4
+#define DEVICE_BASE    0x1040
+#define SUBSYSTEM_BASE 0x40 /* of what has no interface of before 1.0 (4.1.2.1) */
+#define VENDOR_CAP     0x09
+#define BAR            4
+#define MSIX_BAR       1
 
 /* Where the structures lie in the BAR. */
 enum {
@@ -552,7 +553,7 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 	struct pci_identity id = {.vendor = VENDOR,
 		.device = DEVICE_BASE + d->ops->id,
 		.subsystem_vendor = VENDOR,
-		.subsystem = d->ops->id,
+		.subsystem = (uint16_t)(SUBSYSTEM_BASE + d->ops->id),
 		.class_code = d->ops->class_code,
 		.revision = 1,
 		.interrupts = true};

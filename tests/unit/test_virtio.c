@@ -108,6 +108,7 @@ static int make_on(const char *what, enum disk_policy policy)
 	assert_int_equal(virtio_blk_new(&g.vm, g.pci, disk, 2, true, &err), 0);
 	guest_start(&g);
 	assert_int_equal(guest_config_read(&g, 1, 0), 0x10421af4);
+	assert_true(guest_config_read(&g, 1, 0x2c) >> 16 >= 0x40); /* 4.1.2.1 */
 	return 0;
 }
 
