@@ -254,6 +254,11 @@ static const struct command commands[] = {
 	{TUNSETQUEUE, M | V | L, 0},
 
 	{FICLONERANGE, M | L, 0},
+	/* Of a file that is made, or opened, while the machine runs. */
+	{FS_IOC_GETFLAGS, M | L, 0},
+	{FS_IOC_SETFLAGS, M | L, 0},
+	{FS_IOC_FSGETXATTR, M | L, 0},
+	{FS_IOC_FSSETXATTR, M | L, 0},
 	{BLKGETSIZE64, ALL, 0},
 	{BLKSSZGET, M | L, 0},
 	{BLKROGET, M | L, 0},
