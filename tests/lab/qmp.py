@@ -18,7 +18,7 @@ class Refused(Exception):
 class Machine:
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(60)
+        self.socket.settimeout(200)
         self.socket.connect(path)
         self.lines = self.socket.makefile("r")
         self.events = []
