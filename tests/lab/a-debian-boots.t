@@ -6,6 +6,7 @@
 # timeout: 1800
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
+long_test
 . "$BYRE_SRC/tests/lab/debian.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"

@@ -6,6 +6,7 @@
 # timeout: 1200
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
+long_test
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
 mkdir -p /run/vm && cd /run/vm || exit 1

@@ -3,6 +3,7 @@
 #
 # The vocabulary of tests that take a machine, or two: sourced after tap.sh.
 #
+#	long_test		is run where BYRE_LAB_LONG or BYRE_SOAK is set only; before own_machine
 #	own_machine [OPTION...]	runs the test again in a VM of its own (the options are those
 #				of `lab up`): what stands below happens in there. Before that the test's
 #				function prepare_machine is called, where it has one, on the host
@@ -18,6 +19,12 @@ LAB_DIR=$PWD/lab
 export LAB_DIR
 
 lab () { sh "$BYRE_SRC/tests/lab/lab" "$@"; }
+
+# Guests of a guest are slow where /dev/kvm is emulated. A test that starts many of them is left out of what
+# has to be over soon.
+long_test () {
+	[ -n "$BYRE_SOAK$BYRE_LAB_LONG$BYRE_IN_MACHINE" ] || skip_all "it takes long: make check-lab BYRE_LAB_LONG=yes, or make soak"
+}
 
 # The packages come by the network, so they do before there is none. Whatever is left of the
 # test is ended with its namespace.
