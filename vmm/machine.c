@@ -67,7 +67,8 @@ static int attach_scsi(struct machine *m, const struct machine_disk *d, struct d
 static int attach_nvme(struct machine *m, const struct machine_disk *d, struct disk *disk,
 	unsigned cpus, struct err *err)
 {
-	unsigned queues = MIN(d->queues ? d->queues : cpus, NVME_QUEUES_MAX);
+	/* OVMF's driver makes two, whatever is there, and does without the disk otherwise. */
+	unsigned queues = MIN(d->queues ? d->queues : MAX(cpus, 2u), NVME_QUEUES_MAX);
 
 	return nvme_new(&m->vm, m->pci, disk, queues, err);
 }
