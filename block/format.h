@@ -119,7 +119,8 @@ int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err);
  * state, -EFBIG past what it can map. */
 int blk_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
 int blk_vm_state_write(struct blk *b, uint64_t offset, const struct iovec *iov, int niov);
-/* That of a snapshot, without going back to it. -ENOENT where there is none of that name. */
+/* That of a snapshot, without going back to it; a control call, which reads the snapshot's tables
+ * each time. -ENOENT where there is none of that name. */
 int blk_vm_state_of(struct blk *b, const char *id_or_name, uint64_t offset,
 	const struct iovec *iov, int niov);
 /* What was written and is in a snapshot now, or is not wanted any more: gives its space back. */

@@ -44,8 +44,8 @@ struct header {
 struct place {
 	struct blk *b;
 	bool is_file;
-	const char *snapshot;    /* loading from this one's VM state */
-	struct task_mutex *lock; /* around that, which is a control call */
+	const char *
+		snapshot; /* reading this one's VM state, from one task; NULL: the image's own */
 };
 
 static int put(const struct place *p, uint64_t offset, void *data, uint64_t bytes)
@@ -60,16 +60,13 @@ static int put(const struct place *p, uint64_t offset, void *data, uint64_t byte
 static int get(const struct place *p, uint64_t offset, void *data, uint64_t bytes)
 {
 	struct iovec iov = {data, bytes};
-	int ret;
 
 	if (p->is_file)
 		return offset > blk_size(p->b) || bytes > blk_size(p->b) - offset
 			       ? -EIO
 			       : blk_preadv(p->b, offset, &iov, 1, 0);
-	task_lock(p->lock);
-	ret = blk_vm_state_of(p->b, p->snapshot, offset, &iov, 1);
-	task_unlock(p->lock);
-	return ret;
+	return p->snapshot ? blk_vm_state_of(p->b, p->snapshot, offset, &iov, 1)
+			   : blk_vm_state_read(p->b, offset, &iov, 1);
 }
 
 /* ---- memory ---------------------------------------------------------------------- */
@@ -496,8 +493,7 @@ int snapshot_save(struct vm *vm, const char *name, struct err *err)
 
 int snapshot_load(struct vm *vm, const char *name, struct err *err)
 {
-	struct task_mutex lock = {.locked = false};
-	struct place place = {.snapshot = name, .lock = &lock};
+	struct place place = {.snapshot = name};
 	struct loaded l;
 	int ret = check_names(vm, name, true, err);
 
@@ -518,6 +514,7 @@ int snapshot_load(struct vm *vm, const char *name, struct err *err)
 					d->id, name, err->msg);
 		}
 	if (ret == 0) {
+		place.snapshot = NULL; /* that is what the image has now */
 		ret = load(vm, &place, &l, err);
 		blk_vm_state_forget(place.b);
 		if (ret)
