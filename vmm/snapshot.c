@@ -373,9 +373,6 @@ static struct disk *next_writable(struct disk *d)
 	return d;
 }
 
-#define EACH_WRITABLE(vm, d)                                                             \
-	(struct disk *d = next_writable((vm)->disks); d; d = next_writable(d->next))
-
 /* *there: whether the disk has a snapshot of that name; and what of VM state it has. */
 static int has_snapshot(const struct disk *d, const char *name, bool *there,
 	uint64_t *vm_state_bytes, struct err *err)
@@ -409,47 +406,41 @@ static int check_names(struct vm *vm, const char *name, bool want, struct err *e
 		return err_set(err, ENOTSUP,
 			"no disk is writable, so none can take the "
 			"machine's state");
-	for
-		EACH_WRITABLE(vm, d)
-		{
-			ret = has_snapshot(d, name, &there, &bytes, err);
-			if (ret)
-				return ret;
-			if (there != want)
-				return err_set(err, want ? ENOENT : EEXIST,
-					want ? "disk '%s' has no snapshot '%s'"
-					     : "disk '%s' has a snapshot '%s' already",
-					d->id, name);
-			if (want && d == next_writable(vm->disks) && !bytes)
-				return err_set(err, EINVAL,
-					"snapshot '%s' of disk '%s' has no machine in it",
-					name, d->id);
-		}
+	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
+		ret = has_snapshot(d, name, &there, &bytes, err);
+		if (ret)
+			return ret;
+		if (there != want)
+			return err_set(err, want ? ENOENT : EEXIST,
+				want ? "disk '%s' has no snapshot '%s'"
+				     : "disk '%s' has a snapshot '%s' already",
+				d->id, name);
+		if (want && d == next_writable(vm->disks) && !bytes)
+			return err_set(err, EINVAL,
+				"snapshot '%s' of disk '%s' has no machine in it", name,
+				d->id);
+	}
 	return 0;
 }
 
 static int flush_disks(struct vm *vm, struct err *err)
 {
-	for
-		EACH_WRITABLE(vm, d)
-		{
-			int ret = blk_flush(d->blk);
+	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
+		int ret = blk_flush(d->blk);
 
-			if (ret)
-				return err_errno(err, -ret, "disk '%s'", d->id);
-		}
+		if (ret)
+			return err_errno(err, -ret, "disk '%s'", d->id);
+	}
 	return 0;
 }
 
 static void delete_until(struct vm *vm, const struct disk *end, const char *name)
 {
-	for
-		EACH_WRITABLE(vm, d)
-		{
-			if (d == end)
-				return;
-			blk_snapshot_delete(d->blk, name, NULL);
-		}
+	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
+		if (d == end)
+			return;
+		blk_snapshot_delete(d->blk, name, NULL);
+	}
 }
 
 /* The one with the state comes last: until it is there, there is nothing to be restored. */
@@ -501,18 +492,16 @@ int snapshot_load(struct vm *vm, const char *name, struct err *err)
 		return ret;
 	place.b = next_writable(vm->disks)->blk;
 	ret = look(vm, &place, &l, err);
-	for
-		EACH_WRITABLE(vm, d)
-		{
-			if (ret)
-				break;
-			ret = blk_snapshot_apply(d->blk, name, err);
-			if (ret)
-				vm_fail(vm,
-					"disk '%s' could not go back to snapshot '%s': "
-					"%s",
-					d->id, name, err->msg);
-		}
+	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
+		if (ret)
+			break;
+		ret = blk_snapshot_apply(d->blk, name, err);
+		if (ret)
+			vm_fail(vm,
+				"disk '%s' could not go back to snapshot '%s': "
+				"%s",
+				d->id, name, err->msg);
+	}
 	if (ret == 0) {
 		place.snapshot = NULL; /* that is what the image has now */
 		ret = load(vm, &place, &l, err);
@@ -528,13 +517,11 @@ int snapshot_delete(struct vm *vm, const char *name, struct err *err)
 {
 	int ret = check_names(vm, name, true, err);
 
-	for
-		EACH_WRITABLE(vm, d)
-		{
-			if (ret)
-				break;
-			ret = blk_snapshot_delete(d->blk, name, err);
-		}
+	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
+		if (ret)
+			break;
+		ret = blk_snapshot_delete(d->blk, name, err);
+	}
 	return ret;
 }
 
