@@ -45,18 +45,18 @@ struct machine {
 /* ---- disks ----------------------------------------------------------------------- */
 
 static int attach_virtio(struct machine *m, const struct machine_disk *d,
-	struct disk *disk, unsigned cpus, struct err *err)
+	struct disk *disk, struct err *err)
 {
-	unsigned queues = MIN(d->queues ? d->queues : cpus, VIRTIO_QUEUES_MAX);
+	unsigned queues = MIN(d->queues ? d->queues : m->vm.cpus, VIRTIO_QUEUES_MAX);
 
 	return virtio_blk_new(&m->vm, m->pci, disk, queues, d->packed, err);
 }
 
 /* One adapter for all: the first disk says what it is like. */
 static int attach_scsi(struct machine *m, const struct machine_disk *d, struct disk *disk,
-	unsigned cpus, struct err *err)
+	struct err *err)
 {
-	unsigned queues = MIN(d->queues ? d->queues : cpus, VIRTIO_SCSI_QUEUES_MAX);
+	unsigned queues = MIN(d->queues ? d->queues : m->vm.cpus, VIRTIO_SCSI_QUEUES_MAX);
 	int ret = 0;
 
 	if (!m->scsi)
@@ -65,21 +65,21 @@ static int attach_scsi(struct machine *m, const struct machine_disk *d, struct d
 }
 
 static int attach_nvme(struct machine *m, const struct machine_disk *d, struct disk *disk,
-	unsigned cpus, struct err *err)
+	struct err *err)
 {
 	/* OVMF's driver makes two, whatever is there, and does without the disk otherwise. */
-	unsigned queues = MIN(d->queues ? d->queues : MAX(cpus, 2u), NVME_QUEUES_MAX);
+	unsigned queues =
+		MIN(d->queues ? d->queues : MAX(m->vm.cpus, 2u), NVME_QUEUES_MAX);
 
 	return nvme_new(&m->vm, m->pci, disk, queues, err);
 }
 
 /* To a controller that has a port left, or a new one. */
 static int attach_ahci(struct machine *m, const struct machine_disk *d, struct disk *disk,
-	unsigned cpus, struct err *err)
+	struct err *err)
 {
 	int ret = 0;
 
-	(void)cpus;
 	if (m->ahci_disks % AHCI_PORTS == 0)
 		ret = ahci_new(&m->vm, m->pci, &m->ahci, err);
 	m->ahci_disks++;
@@ -90,7 +90,7 @@ enum iface { IFACE_VIRTIO, IFACE_SCSI, IFACE_NVME, IFACE_AHCI };
 const char *const machine_ifaces[] = {"virtio", "scsi", "nvme", "ahci", NULL};
 
 static int (*const attach[])(struct machine *m, const struct machine_disk *d,
-	struct disk *disk, unsigned cpus,
+	struct disk *disk,
 	struct err *err) = {attach_virtio, attach_scsi, attach_nvme, attach_ahci};
 
 /* Which one it is, and whether that has what was asked for. */
@@ -140,7 +140,7 @@ static int add_disk(struct machine *m, const struct machine_disk *d, struct disk
 	if (ret)
 		return ret;
 	ret = name_node(m, disk, err);
-	ret = ret ? ret : attach[iface](m, d, disk, m->vm.cpus, err);
+	ret = ret ? ret : attach[iface](m, d, disk, err);
 	if (ret) {
 		forget_node(m, disk->blk);
 		vm_remove_device(&m->vm, &disk->device);
