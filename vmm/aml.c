@@ -235,11 +235,6 @@ void aml_reference(struct aml *a, const char *name)
 	name_string(a, name);
 }
 
-void aml_call(struct aml *a, const char *method)
-{
-	name_string(a, method);
-}
-
 void aml_arg(struct aml *a, unsigned n)
 {
 	aml_byte(a, (uint8_t)(OP_ARG0 + n));

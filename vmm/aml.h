@@ -32,9 +32,8 @@ aml_mark aml_begin_method(struct aml *a, const char *name, unsigned args);
 /* Ports as a region, and the 32-bit fields that make it up (19.6.100, 19.6.46). */
 void aml_io_region(struct aml *a, const char *name, uint16_t base, uint8_t ports);
 void aml_dword_fields(struct aml *a, const char *region, const char *const *names, unsigned n);
-void aml_call(struct aml *a, const char *method); /* without arguments, or they follow */
 void aml_arg(struct aml *a, unsigned n);
-void aml_reference(struct aml *a, const char *name);
+void aml_reference(struct aml *a, const char *name); /* of a method it is a call: arguments follow */
 /* If ((Arg0 & mask) != 0) { … }: ended by aml_end. */
 aml_mark aml_begin_if_arg_has(struct aml *a, unsigned arg, uint32_t mask);
 /* Notify (device, Arg…), and name = value. */

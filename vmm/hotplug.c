@@ -142,10 +142,10 @@ void hotplug_describe(struct aml *a)
 		describe_slot(a, slot);
 	describe_tell(a);
 	method = aml_begin_method(a, "PCNT", 0);
-	aml_call(a, "TELL");
+	aml_reference(a, "TELL");
 	aml_reference(a, "PCIU");
 	aml_integer(a, DEVICE_CHECK);
-	aml_call(a, "TELL");
+	aml_reference(a, "TELL");
 	aml_reference(a, "PCID");
 	aml_integer(a, EJECT_REQUEST);
 	aml_end(a, method);
@@ -156,7 +156,7 @@ void hotplug_describe_event(struct aml *a)
 	aml_mark scope = aml_begin_scope(a, "\\_GPE"),
 		 method = aml_begin_method(a, "_E01", 0);
 
-	aml_call(a, "\\_SB.PCI0.PCNT");
+	aml_reference(a, "\\_SB.PCI0.PCNT");
 	aml_end(a, method);
 	aml_end(a, scope);
 }
