@@ -9,6 +9,7 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "vmm/aml.h"
+#include "vmm/checksum.h"
 #include "vmm/devices.h"
 #include "vmm/fwcfg.h"
 #include "vmm/hotplug.h"
@@ -22,15 +23,6 @@
 #define ROOM         (64u << 10)
 #define INSTALL_AT   0xe0000ull /* the RSDP, then the tables */
 #define TABLES_AFTER 64u        /* bytes behind the RSDP */
-
-static uint8_t checksum(const uint8_t *p, size_t bytes)
-{
-	uint8_t sum = 0;
-
-	while (bytes--)
-		sum = (uint8_t)(sum + *p++);
-	return (uint8_t)-sum;
-}
 
 /* Room for a table, all zeros; at is its offset. */
 static uint8_t *table_new(struct acpi *a, size_t bytes, size_t align, uint32_t *at)

@@ -9,6 +9,7 @@
 
 #include "base/endian.h"
 #include "base/math.h"
+#include "vmm/checksum.h"
 #include "vmm/fwcfg.h"
 
 #define ROOM           8192u
@@ -186,15 +187,6 @@ static void add_rest(struct smbios *s)
 }
 
 /* ---- the anchor (5.2.1) ---------------------------------------------------------- */
-
-static uint8_t checksum(const uint8_t *p, size_t bytes)
-{
-	uint8_t sum = 0;
-
-	while (bytes--)
-		sum = (uint8_t)(sum + *p++);
-	return (uint8_t)-sum;
-}
 
 static void fill_anchor(struct smbios *s)
 {
