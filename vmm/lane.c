@@ -37,16 +37,25 @@ void lane_ring(struct lane *l)
 		return; /* it is full of them */
 }
 
+void lane_clear(struct lane *l)
+{
+	uint64_t count;
+
+	if (read(l->event_fd, &count, sizeof(count)) < 0)
+		return; /* it was clear */
+}
+
+/* Who serves may have heard the bell that was to end it. */
 static void lane_main(void *arg)
 {
 	struct lane *l = arg;
-	uint64_t count;
 
-	while (!lane_stopping(l)) {
+	for (;;) {
 		l->serve(l->arg);
+		if (lane_stopping(l))
+			break;
 		aio_poll(l->event_fd, POLLIN, -1);
-		if (read(l->event_fd, &count, sizeof(count)) < 0)
-			continue; /* it was clear */
+		lane_clear(l);
 	}
 }
 

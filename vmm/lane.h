@@ -12,7 +12,8 @@
 struct lane {
 	int event_fd;
 	/* Starts all that is offered, and returns when there is no more, or lane_stopping(); a
-	 * task of the lane's loop, called when it starts and after the bell was rung. */
+	 * task of the lane's loop, called when it starts and after the bell was rung. It may wait
+	 * for the bell itself: aio_poll(event_fd), then lane_clear(). */
 	void (*serve)(void *arg);
 	void *arg;
 	struct loop *loop; /* NULL: it stands */
@@ -28,5 +29,6 @@ int lane_start(struct lane *l);
 void lane_stop(struct lane *l);
 bool lane_stopping(const struct lane *l);
 void lane_ring(struct lane *l); /* from any thread; kept for later where it stands */
+void lane_clear(struct lane *l); /* the bell was heard */
 
 #endif

@@ -436,7 +436,7 @@ static void bar_moved(void *dev, uint32_t from, uint32_t to)
 		struct kvm_ioeventfd e = {
 			.addr = (to ? to : from) + AT_NOTIFY + NOTIFY_STEP * i,
 			.len = 0,
-			.fd = d->queue[i].event_fd,
+			.fd = d->queue[i].lane.event_fd,
 			.flags = to ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN};
 
 		ioctl(d->vm->fd, KVM_IOEVENTFD, &e);

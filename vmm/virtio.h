@@ -18,6 +18,7 @@
 #include <sys/uio.h>
 
 #include "base/task.h"
+#include "vmm/lane.h"
 #include "vmm/pci.h"
 
 #define VIRTIO_QUEUES_MAX 64u
@@ -58,7 +59,7 @@ struct virtio_device_ops {
 	void (*serve)(struct virtio_device *d, struct virtio_chain *c);
 	/* Instead of serve, for queues where it returns true: serves the queue until
 	 * virtio_stopping(q), and then ends what it took. A task of the queue's loop. It
-	 * waits for the guest with aio_poll(q->event_fd) and then calls virtio_take until there
+	 * waits for the guest with aio_poll(q->lane.event_fd) and then calls virtio_take until there
 	 * is no more; the file descriptor becomes readable, too, when it is to stop. */
 	bool (*run)(struct virtio_device *d, struct virtio_queue *q);
 	/* The guest wrote to the device's configuration. NULL: it is read-only. */
@@ -81,8 +82,7 @@ struct virtio_queue {
 	const struct vring_ops *ring; /* of the layout; once enabled */
 	bool event_idx;
 
-	int event_fd; /* the guest's notification */
-	struct loop *loop;
+	struct lane lane; /* its bell is the guest's notification */
 	/* On the loop. */
 	bool listening;
 	uint16_t next_avail;
@@ -90,8 +90,6 @@ struct virtio_queue {
 	struct virtio_chain *again; /* taken before the machine stopped; they come first */
 
 	struct task_mutex lock; /* around what follows */
-	struct task_cond changed;
-	bool stopping, stopped;
 	uint16_t next_used;
 	bool used_lap;
 	unsigned in_flight, catching_up; /* chains; those of them, or of `again`, that were held */
@@ -140,13 +138,13 @@ void virtio_hold(struct virtio_chain *c);
 /* For ops->run: the next chain, NULL where there is none (or the device is broken). */
 struct virtio_chain *virtio_take(struct virtio_queue *q);
 bool virtio_stopping(struct virtio_queue *q);
-/* From any thread: event_fd becomes readable. */
+/* From any thread: the bell is rung. */
 void virtio_wake(struct virtio_queue *q);
 /* Chains are held, and the machine is about to stop. */
 bool virtio_is_holding(struct virtio_queue *q);
 /* Some of those that were held when it stopped are not ended yet; never true for good. */
 bool virtio_is_catching_up(struct virtio_queue *q);
-/* After aio_poll() said that event_fd is readable. */
+/* After aio_poll() said that the bell was rung. */
 void virtio_clear_event(struct virtio_queue *q);
 /* Whether the driver has taken a feature. */
 bool virtio_has(const struct virtio_device *d, unsigned feature);

@@ -63,7 +63,7 @@ static struct balloon *balloon_of(struct virtio_device *d)
 
 static void wait_for_guest(struct virtio_queue *q, int64_t timeout_ns)
 {
-	aio_poll(q->event_fd, POLLIN, timeout_ns);
+	aio_poll(q->lane.event_fd, POLLIN, timeout_ns);
 	virtio_clear_event(q);
 }
 

@@ -369,7 +369,7 @@ static bool has_had_time(struct virtio_net *v, struct virtio_queue *q, struct re
 		r->room_until_ns = now + MORE_ROOM_NS;
 	if (now >= r->room_until_ns)
 		return true;
-	aio_poll(q->event_fd, POLLIN, (int64_t)(r->room_until_ns - now));
+	aio_poll(q->lane.event_fd, POLLIN, (int64_t)(r->room_until_ns - now));
 	virtio_clear_event(q);
 	return false;
 }
@@ -378,9 +378,9 @@ static void receive_some(
 	struct virtio_net *v, struct virtio_queue *q, unsigned pair, struct receiver *r)
 {
 	if (!take_chains(v, q, r))
-		wait_for(q, q->event_fd);
+		wait_for(q, q->lane.event_fd);
 	else if (has_had_time(v, q, r) && !receive_one(v, pair, r))
-		wait_for(q, __atomic_load_n(&v->gone, __ATOMIC_ACQUIRE) ? q->event_fd
+		wait_for(q, __atomic_load_n(&v->gone, __ATOMIC_ACQUIRE) ? q->lane.event_fd
 									: r->wait_fd);
 }
 
@@ -392,7 +392,7 @@ static void receive(struct virtio_net *v, struct virtio_queue *q, unsigned pair)
 		if (pair_in_use(v, pair))
 			receive_some(v, q, pair, r);
 		else
-			wait_for(q, q->event_fd);
+			wait_for(q, q->lane.event_fd);
 	}
 	for (unsigned i = 0; i < r->n_chains; i++)
 		virtio_hold(r->chain[i]);
@@ -439,7 +439,7 @@ static void send_all(struct virtio_net *v, struct virtio_queue *q, unsigned pair
 		if (c)
 			send_chain(v, q, pair, c);
 		else
-			wait_for(q, q->event_fd);
+			wait_for(q, q->lane.event_fd);
 	}
 }
 
@@ -602,7 +602,7 @@ static void serve_commands(struct virtio_net *v, struct virtio_queue *q)
 		if (c)
 			serve_command(v, c);
 		else
-			wait_for(q, q->event_fd);
+			wait_for(q, q->lane.event_fd);
 	}
 }
 
@@ -644,7 +644,7 @@ static bool run(struct virtio_device *d, struct virtio_queue *q)
 		serve_commands(v, q);
 	else if (q->index > 2 * pairs)
 		while (!virtio_stopping(q))
-			wait_for(q, q->event_fd);
+			wait_for(q, q->lane.event_fd);
 	else if (q->index % 2)
 		send_all(v, q, q->index / 2);
 	else
@@ -761,11 +761,11 @@ static uint64_t features_of(
 static int open_pair(struct virtio_net *v, unsigned i)
 {
 	const struct virtio_queue *rx = &v->virtio.queue[2 * i], *tx = rx + 1;
-	int ret = open_wait(
-		&v->receiver[i].wait_fd, rx->event_fd, v->net->queue[i].read_fd, POLLIN);
+	int ret = open_wait(&v->receiver[i].wait_fd, rx->lane.event_fd,
+		v->net->queue[i].read_fd, POLLIN);
 
 	ret = ret ? ret
-		  : open_wait(&v->send_wait_fd[i], tx->event_fd,
+		  : open_wait(&v->send_wait_fd[i], tx->lane.event_fd,
 			    v->net->queue[i].write_fd, v->net->queue[i].write_events);
 	v->out[i] = calloc(VIRTIO_CHAIN_MAX, sizeof(*v->out[i]));
 	return ret || v->out[i] ? ret : -ENOMEM;

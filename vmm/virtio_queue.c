@@ -11,13 +11,10 @@
  */
 #include "vmm/virtio_queue.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
-#include "base/aio.h"
 #include "base/iov.h"
 #include "base/math.h"
 #include "vmm/vring.h"
@@ -105,8 +102,6 @@ static void ended(struct virtio_queue *q, bool again)
 {
 	q->in_flight--;
 	q->catching_up -= again;
-	if (!q->in_flight && q->stopping)
-		task_cond_broadcast(&q->changed);
 }
 
 void virtio_hold(struct virtio_chain *c)
@@ -233,12 +228,7 @@ static void serve_offered(struct virtio_queue *q)
 
 bool virtio_stopping(struct virtio_queue *q)
 {
-	bool stopping;
-
-	task_lock(&q->lock);
-	stopping = q->stopping;
-	task_unlock(&q->lock);
-	return stopping;
+	return lane_stopping(&q->lane);
 }
 
 bool virtio_is_holding(struct virtio_queue *q)
@@ -263,70 +253,36 @@ bool virtio_is_catching_up(struct virtio_queue *q)
 
 void virtio_clear_event(struct virtio_queue *q)
 {
-	uint64_t count;
-
-	if (read(q->event_fd, &count, sizeof(count)) < 0)
-		return; /* it was clear */
+	lane_clear(&q->lane);
 }
 
 /* What was offered before the machine stopped has its notification still to come, or not
  * any more: so it is looked at first. */
-static void queue_main(void *arg)
+static void serve_queue(void *arg)
 {
 	struct virtio_queue *q = arg;
 
 	if (!q->d->ops->run || !q->d->ops->run(q->d, q))
-		while (!virtio_stopping(q)) {
-			serve_offered(q);
-			aio_poll(q->event_fd, POLLIN, -1);
-			virtio_clear_event(q);
-		}
-	task_lock(&q->lock);
-	while (q->in_flight)
-		task_cond_wait(&q->changed, &q->lock);
-	q->stopped = true;
-	task_cond_broadcast(&q->changed);
-	task_unlock(&q->lock);
+		serve_offered(q);
 }
 
 int virtio_queue_start(struct virtio_queue *q)
 {
-	struct err err = ERR_INIT;
-
-	q->stopping = q->stopped = false;
 	q->listening = false;
-	q->loop = loop_start(&err);
-	if (!q->loop)
-		return -err.code;
-	if (task_spawn(q->loop, queue_main, q) == 0)
-		return 0;
-	loop_stop(q->loop);
-	q->loop = NULL;
-	return -ENOMEM;
+	return lane_start(&q->lane);
 }
 
 void virtio_wake(struct virtio_queue *q)
 {
-	uint64_t one = 1;
-
-	if (write(q->event_fd, &one, sizeof(one)) < 0)
-		return; /* it is full of them */
+	lane_ring(&q->lane);
 }
 
 void virtio_queue_stop(struct virtio_queue *q)
 {
-	if (!q->loop)
+	if (!q->lane.loop)
 		return;
-	task_lock(&q->lock);
-	q->stopping = true;
-	task_unlock(&q->lock);
-	virtio_wake(q);
-	task_lock(&q->lock);
-	while (!q->stopped)
-		task_cond_wait(&q->changed, &q->lock);
-	task_unlock(&q->lock);
-	loop_stop(q->loop);
-	q->loop = NULL;
+	lane_stop(&q->lane);
+	assert(!q->in_flight); /* each was a task's of the loop */
 	/* Before any queue starts: another's tasks may ask (virtio_is_catching_up). */
 	task_lock(&q->lock);
 	take_again(q);
@@ -369,16 +325,13 @@ void virtio_queue_resize(struct virtio_queue *q, uint64_t size)
 int virtio_queue_init(struct virtio_queue *q, struct virtio_device *d, unsigned index)
 {
 	*q = (struct virtio_queue){.d = d, .index = index, .held_end = &q->held};
-	q->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (q->event_fd < 0)
-		return -errno;
 	virtio_queue_reset(q);
-	return 0;
+	return lane_init(&q->lane, serve_queue, q);
 }
 
 void virtio_queue_free(struct virtio_queue *q)
 {
-	close(q->event_fd);
+	lane_destroy(&q->lane);
 	forget_chains(q);
 }
 

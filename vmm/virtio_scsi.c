@@ -529,7 +529,7 @@ static bool run(struct virtio_device *d, struct virtio_queue *q)
 		return false;
 	while (!virtio_stopping(q)) {
 		send_events(scsi_of(d), q);
-		aio_poll(q->event_fd, POLLIN, -1);
+		aio_poll(q->lane.event_fd, POLLIN, -1);
 		virtio_clear_event(q);
 	}
 	return true;
