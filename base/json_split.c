@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/math.h"
+#include "base/room.h"
 
 #define VALUE_MAX   MiB /* as of json_parse */
 #define DEPTH_LIMIT 64u
@@ -47,18 +48,11 @@ static bool is_space(unsigned char c)
 
 static int make_room(struct json_split *s, size_t bytes)
 {
-	size_t room = MAX(s->room, 4 * KiB);
-	char *text;
+	char *text = room_grow(s->text, &s->room, bytes, SIZE_MAX);
 
-	while (room < bytes)
-		room *= 2;
-	if (room == s->room)
-		return 0;
-	text = realloc(s->text, room);
 	if (!text)
 		return -ENOMEM;
 	s->text = text;
-	s->room = room;
 	return 0;
 }
 

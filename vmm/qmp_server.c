@@ -19,6 +19,7 @@
 
 #include "base/json_split.h"
 #include "base/math.h"
+#include "base/room.h"
 #include "base/opts.h"
 #include "base/task.h"
 #include "vmm/qmp_impl.h"
@@ -53,18 +54,11 @@ void qmp_wake(struct qmp *q)
 /* The lock is held for the next two. */
 static bool make_room(struct qmp_session *s, size_t bytes)
 {
-	size_t room = MAX(s->out_room, 4 * KiB);
-	char *out;
+	char *out = room_grow(s->out, &s->out_room, bytes, OUT_MAX);
 
-	while (room < bytes)
-		room *= 2;
-	if (room == s->out_room)
-		return true;
-	out = room > OUT_MAX ? NULL : realloc(s->out, room);
 	if (!out)
 		return false;
 	s->out = out;
-	s->out_room = room;
 	return true;
 }
 

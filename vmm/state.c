@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "base/endian.h"
-#include "base/math.h"
+#include "base/room.h"
 
 #define HEADER_BYTES (STATE_NAME_MAX + 12)
 
@@ -95,20 +95,13 @@ bool state_check(struct state *s, bool ok, const char *what)
 
 static bool make_room(struct state *s, size_t bytes)
 {
-	uint8_t *more;
-	size_t room = MAX(s->room, (size_t)4096);
+	uint8_t *more = room_grow(s->own, &s->room, s->bytes + bytes, SIZE_MAX);
 
-	while (room - s->bytes < bytes)
-		room *= 2;
-	if (room == s->room)
-		return true;
-	more = realloc(s->own, room);
 	if (!more) {
 		err_errno(&s->err, ENOMEM, "saved state");
 		return false;
 	}
 	s->own = more;
-	s->room = room;
 	return true;
 }
 
