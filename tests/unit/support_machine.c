@@ -11,24 +11,19 @@
 #include <unistd.h>
 
 #include "backends/fault.h"
+#include "tests/unit/support_bare.h"
 #include "tests/unit/support_blk.h"
 #include "tests/unit/support_machine.h"
 
 void board_new(struct board *b, uint64_t disk_bytes, const struct disk_options *o,
 	unsigned flags)
 {
-	struct memory_options memory = {.bytes = BOARD_RAM};
 	struct disk_options options = *o;
 	struct err err = ERR_INIT;
 	char text[128];
 
 	memset(b, 0, sizeof(*b));
-	b->vm.kvm_fd = b->vm.fd = -1;
-	pthread_mutex_init(&b->vm.lock, NULL);
-	pthread_cond_init(&b->vm.changed, NULL);
-	bus_init(&b->vm.pio);
-	bus_init(&b->vm.mmio);
-	assert_int_equal(memory_new(&b->vm.memory, &memory, &err), 0);
+	bare_make(&b->vm, BOARD_RAM);
 	assert_int_equal(pci_new(&b->vm, &b->pci, &err), 0);
 	snprintf(text, sizeof(text), "driver=fault,file.driver=mem,file.size=%llu",
 		(unsigned long long)disk_bytes);
@@ -45,26 +40,18 @@ void board_free(struct board *b)
 
 void board_reset(struct board *b)
 {
-	for (struct device *d = b->vm.devices; d; d = d->next)
-		if (d->ops->reset)
-			d->ops->reset(d);
+	bare_reset(&b->vm);
 }
 
 void board_start(struct board *b)
 {
 	vm_resume(&b->vm);
-	__atomic_store_n(&b->vm.stopping, false, __ATOMIC_RELEASE);
-	for (struct device *d = b->vm.devices; d; d = d->next)
-		if (d->ops->start)
-			d->ops->start(d);
+	bare_start(&b->vm);
 }
 
 void board_stop(struct board *b)
 {
-	__atomic_store_n(&b->vm.stopping, true, __ATOMIC_RELEASE);
-	for (struct device *d = b->vm.devices; d; d = d->next)
-		if (d->ops->stop)
-			d->ops->stop(d);
+	bare_stop(&b->vm);
 }
 
 void board_fail(struct board *b, unsigned ops, unsigned nth)
@@ -89,39 +76,22 @@ void *board_at(struct board *b, uint64_t address)
 
 uint32_t board_config_read(struct board *b, unsigned slot, unsigned reg)
 {
-	bus_write(&b->vm.pio, 0xcf8, 4, 0x80000000u | slot << 11 | reg);
-	return (uint32_t)bus_read(&b->vm.pio, 0xcfc, 4);
+	return bare_config_read(&b->vm, slot, reg);
 }
 
 void board_config_write(struct board *b, unsigned slot, unsigned reg, uint32_t value)
 {
-	bus_write(&b->vm.pio, 0xcf8, 4, 0x80000000u | slot << 11 | reg);
-	bus_write(&b->vm.pio, 0xcfc, 4, value);
+	bare_config_write(&b->vm, slot, reg, value);
 }
 
 /* ---- state ----------------------------------------------------------------------- */
-
-static void describe(struct board *b, struct state *s)
-{
-	for (struct device *d = b->vm.devices; d; d = d->next) {
-		unsigned version;
-
-		if (!d->ops->state)
-			continue;
-		version = state_begin(s, d->ops->name, d->instance, d->ops->version);
-		if (!version)
-			return;
-		d->ops->state(d, s, version);
-		state_end(s);
-	}
-}
 
 struct state *board_save(struct board *b)
 {
 	struct state *s = state_new();
 
 	assert_non_null(s);
-	describe(b, s);
+	bare_state(&b->vm, s);
 	assert_int_equal(state_ret(s, NULL), 0);
 	return s;
 }
@@ -132,7 +102,7 @@ int board_load(struct board *b, const uint8_t *data, size_t bytes, struct err *e
 	int ret;
 
 	assert_non_null(s);
-	describe(b, s);
+	bare_state(&b->vm, s);
 	ret = state_ret(s, err);
 	state_free(s);
 	return ret;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/math.h"
+#include "tests/unit/support_bare.h"
 
 #define NEXT      1u
 #define WRITE     2u
@@ -24,43 +25,28 @@ struct descriptor {
 
 void guest_make(struct guest *g)
 {
-	struct memory_options memory = {.bytes = GUEST_MEMORY};
 	struct err err = ERR_INIT;
 	int ret;
 
 	memset(g, 0, sizeof(*g));
-	g->vm.kvm_fd = g->vm.fd = -1;
-	pthread_mutex_init(&g->vm.lock, NULL);
-	pthread_cond_init(&g->vm.changed, NULL);
-	bus_init(&g->vm.pio);
-	bus_init(&g->vm.mmio);
-	ret = memory_new(&g->vm.memory, &memory, &err);
-	assert(ret == 0);
+	bare_make(&g->vm, GUEST_MEMORY);
 	ret = pci_new(&g->vm, &g->pci, &err);
 	assert(ret == 0);
 }
 
 void guest_go_on(struct guest *g)
 {
-	__atomic_store_n(&g->vm.stopping, false, __ATOMIC_RELEASE);
-	for (struct device *d = g->vm.devices; d; d = d->next)
-		if (d->ops->start)
-			d->ops->start(d);
+	bare_start(&g->vm);
 }
 
 void guest_stop(struct guest *g)
 {
-	__atomic_store_n(&g->vm.stopping, true, __ATOMIC_RELEASE);
-	for (struct device *d = g->vm.devices; d; d = d->next)
-		if (d->ops->stop)
-			d->ops->stop(d);
+	bare_stop(&g->vm);
 }
 
 void guest_start(struct guest *g)
 {
-	for (struct device *d = g->vm.devices; d; d = d->next)
-		if (d->ops->reset)
-			d->ops->reset(d);
+	bare_reset(&g->vm);
 	guest_go_on(g);
 	g->slot = 1;
 	g->bar = guest_config_read(g, 1, 0x20) & ~0xfu;
@@ -72,20 +58,6 @@ void guest_free(struct guest *g)
 	vm_free(&g->vm);
 }
 
-static void devices_state(struct guest *g, struct state *s)
-{
-	for (struct device *d = g->vm.devices; d; d = d->next) {
-		unsigned version;
-
-		if (!d->ops->state)
-			continue;
-		version = state_begin(s, d->ops->name, d->instance, d->ops->version);
-		if (version)
-			d->ops->state(d, s, version);
-		state_end(s);
-	}
-}
-
 uint8_t *guest_save(struct guest *g, size_t *bytes)
 {
 	struct state *s = state_new();
@@ -93,7 +65,7 @@ uint8_t *guest_save(struct guest *g, size_t *bytes)
 	uint8_t *copy;
 
 	assert(s);
-	devices_state(g, s);
+	bare_state(&g->vm, s);
 	assert(state_ret(s, NULL) == 0);
 	data = state_data(s, bytes);
 	copy = malloc(*bytes);
@@ -110,10 +82,8 @@ int guest_load(struct guest *g, const uint8_t *data, size_t bytes)
 	int ret;
 
 	assert(s);
-	for (struct device *d = g->vm.devices; d; d = d->next)
-		if (d->ops->reset)
-			d->ops->reset(d);
-	devices_state(g, s);
+	bare_reset(&g->vm);
+	bare_state(&g->vm, s);
 	ret = state_ret(s, &err);
 	state_free(s);
 	return ret;
@@ -126,14 +96,12 @@ void *guest_at(struct guest *g, uint64_t address)
 
 uint32_t guest_config_read(struct guest *g, unsigned slot, unsigned reg)
 {
-	bus_write(&g->vm.pio, 0xcf8, 4, 0x80000000u | slot << 11 | reg);
-	return (uint32_t)bus_read(&g->vm.pio, 0xcfc, 4);
+	return bare_config_read(&g->vm, slot, reg);
 }
 
 void guest_config_write(struct guest *g, unsigned slot, unsigned reg, uint32_t value)
 {
-	bus_write(&g->vm.pio, 0xcf8, 4, 0x80000000u | slot << 11 | reg);
-	bus_write(&g->vm.pio, 0xcfc, 4, value);
+	bare_config_write(&g->vm, slot, reg, value);
 }
 
 uint64_t guest_get(struct guest *g, unsigned offset, unsigned bytes)

@@ -19,6 +19,7 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "tests/unit/support_blk.h"
+#include "tests/unit/support_bare.h"
 #include "tests/unit/support_machine.h"
 #include "vmm/ahci_impl.h"
 
@@ -50,14 +51,6 @@ static struct driver {
 	uint64_t bar;
 	unsigned seed;
 } m;
-
-/* A fence, which ThreadSanitizer does not know, by an access that is one on this machine. */
-static void full_barrier(void)
-{
-	static unsigned order;
-
-	__atomic_fetch_add(&order, 1, __ATOMIC_SEQ_CST);
-}
 
 /* ---- a driver -------------------------------------------------------------------- */
 

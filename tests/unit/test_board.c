@@ -16,6 +16,7 @@
 #include "base/endian.h"
 #include "base/math.h"
 #include "block/blk.h"
+#include "tests/unit/support_bare.h"
 #include "vmm/flash.h"
 #include "vmm/fwcfg.h"
 #include "vmm/hotplug.h"
@@ -60,20 +61,14 @@ static void make_flash(struct err *err)
 
 static int make(void **state)
 {
-	struct memory_options memory = {.bytes = 32 * MiB};
 	struct smbios_options smbios = {.uuid = "00112233-4455-6677-8899-aabbccddeeff"};
 	struct err err = ERR_INIT;
 
 	(void)state;
 	memset(&b, 0, sizeof(b));
-	b.vm.kvm_fd = b.vm.fd = -1;
+	bare_make(&b.vm, 32 * MiB);
 	b.vm.cpus = 6;
 	b.vm.topology = (struct vm_topology){1, 3, 2};
-	pthread_mutex_init(&b.vm.lock, NULL);
-	pthread_cond_init(&b.vm.changed, NULL);
-	bus_init(&b.vm.pio);
-	bus_init(&b.vm.mmio);
-	assert_int_equal(memory_new(&b.vm.memory, &memory, &err), 0);
 	b.typed = chardev_open("none", &err);
 	assert_non_null(b.typed);
 	assert_int_equal(serial_new(&b.vm, b.typed, &b.serial, &err), 0);
@@ -89,9 +84,7 @@ static int make(void **state)
 	assert_int_equal(smbios_build(&b.vm, &smbios, &b.smbios, &err), 0);
 	assert_int_equal(acpi_offer(b.fwcfg, &b.acpi), 0);
 	assert_int_equal(smbios_offer(b.fwcfg, &b.smbios), 0);
-	for (struct device *d = b.vm.devices; d; d = d->next)
-		if (d->ops->reset)
-			d->ops->reset(d);
+	bare_reset(&b.vm);
 	return 0;
 }
 

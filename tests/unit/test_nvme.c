@@ -16,6 +16,7 @@
 
 #include "backends/fault.h"
 #include "base/math.h"
+#include "tests/unit/support_bare.h"
 #include "tests/unit/support_machine.h"
 #include "vmm/nvme_impl.h"
 
@@ -58,14 +59,6 @@ static struct driver {
 	} queue[QUEUES + 1];
 	struct completion last;
 } m;
-
-/* A fence, which ThreadSanitizer does not know, by an access that is one on this machine. */
-static void full_barrier(void)
-{
-	static unsigned order;
-
-	__atomic_fetch_add(&order, 1, __ATOMIC_SEQ_CST);
-}
 
 /* ---- a driver -------------------------------------------------------------------- */
 

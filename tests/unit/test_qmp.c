@@ -21,6 +21,7 @@
 
 #include "base/math.h"
 #include "base/task.h"
+#include "tests/unit/support_bare.h"
 #include "vmm/devices.h"
 #include "vmm/disk.h"
 #include "vmm/nodes.h"
@@ -125,18 +126,12 @@ static void make_disk(unsigned fail_at)
 
 static int make(void **state)
 {
-	struct memory_options memory = {.bytes = 16 * MiB};
 	struct qmp_machine parts = {.vm = &m.vm, .nodes = &m.nodes, .name = "guest"};
 	struct err err = ERR_INIT;
 
 	(void)state;
 	memset(&m, 0, sizeof(m));
-	m.vm.kvm_fd = m.vm.fd = -1;
-	pthread_mutex_init(&m.vm.lock, NULL);
-	pthread_cond_init(&m.vm.changed, NULL);
-	bus_init(&m.vm.pio);
-	bus_init(&m.vm.mmio);
-	assert_int_equal(memory_new(&m.vm.memory, &memory, &err), 0);
+	bare_make(&m.vm, 16 * MiB);
 	assert_int_equal(pci_new(&m.vm, &m.pci, &err), 0);
 	assert_int_equal(power_new(&m.vm, &m.power, &err), 0);
 	make_disk(2);
