@@ -712,6 +712,7 @@ static int read_twice(void)
 	return blk_close(b) ? 4 : 0;
 }
 
+/* nbdkit ends with the thread that started it, so this one stays until all has been read. */
 static void *restart_server(void *arg)
 {
 	pid_t *server = arg;
@@ -723,6 +724,8 @@ static void *restart_server(void *arg)
 	*server = start_server();
 	if (write(again[1], &word, 1) != 1)
 		return NULL;
+	while (read(served[0], &word, 1) > 0)
+		;
 	return NULL;
 }
 
@@ -737,7 +740,7 @@ static void a_network_disk_connects_again(void **state)
 	snprintf(port, sizeof(port), "%d", 20000 + getpid() % 10000);
 	snprintf(url, sizeof(url), "nbd://localhost:%s", port);
 	scratch_file("served.img", 1 << 20);
-	assert_true(pipe(served) == 0 && pipe(again) == 0);
+	assert_true(pipe2(served, O_CLOEXEC) == 0 && pipe2(again, O_CLOEXEC) == 0);
 	server = start_server();
 	assert_int_equal(pthread_create(&thread, NULL, restart_server, &server), 0);
 	options = (struct confine_options){.off = false};
