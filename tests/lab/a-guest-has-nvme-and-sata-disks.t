@@ -6,25 +6,17 @@
 # timeout: 1200
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
+. "$BYRE_SRC/tests/lab/guest.sh"
 long_test
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
-mkdir -p /run/vm && cd /run/vm || exit 1
-cp "$BYRE_BUILD/byre" "$BYRE_BUILD/byre-img" "$BYRE_BUILD/byre-io" "$BYRE_BUILD/lab/vmlinux" . && PATH=/run/vm:$PATH
+guest_folder
 
 # ---- an initramfs, and a CD -----------------------------------------------------------------
 
-mkdir -p root/bin root/dev root/proc root/sys root/mod root/cd
-cp "$(command -v busybox)" root/bin/
-n=10
-for module in virtio_pci virtio_blk nvme ahci sd_mod sr_mod isofs; do
-	for ko in $(modprobe --show-depends $module | sed -n 's/^insmod \([^ ]*\).*/\1/p'); do
-		base=$(basename "$ko")
-		ls root/mod/*-"$base" >/dev/null 2>&1 || cp "$ko" "root/mod/$n-$base"
-		n=$((n + 1))
-	done
-done
-cat >root/init <<'END'
+mkdir -p root/cd
+guest_modules virtio_pci virtio_blk nvme ahci sd_mod sr_mod isofs
+guest_pack <<'END'
 #!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc
@@ -40,8 +32,6 @@ $b sh /dev/vda 2>&1
 echo "END"
 $b poweroff -f
 END
-chmod +x root/init
-(cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
 
 # The least there is of ISO 9660: one volume descriptor, one folder, one file of 1 MiB.
 cat >mkcd <<'END'
@@ -72,11 +62,7 @@ boot () {
 	truncate -s %512 job
 	timeout 450 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1 $boot_append" \
 		-m 256M --cpus 2 --disk file=job,format=raw,readonly "$@" </dev/null >console 2>errors
-	boot_status=$?
-	tr -d '\r' <console | sed -n '/^BEGIN/,/^END/p' >said
-	is $boot_status 0 "$boot_name: ended well"
-	[ "$boot_status" -eq 0 ] || sed 's/^/# /' errors
-	like "$(cat said)" "^END" "$boot_name: the guest got to its end"
+	guest_ended "$boot_name" $?
 }
 
 # ---- both kinds of interrupts ----------------------------------------------------------------

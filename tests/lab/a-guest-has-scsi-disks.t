@@ -5,24 +5,15 @@
 # timeout: 900
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
+. "$BYRE_SRC/tests/lab/guest.sh"
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
-mkdir -p /run/vm && cd /run/vm || exit 1
-cp "$BYRE_BUILD/byre" "$BYRE_BUILD/byre-img" "$BYRE_BUILD/byre-io" "$BYRE_BUILD/lab/vmlinux" . && PATH=/run/vm:$PATH
+guest_folder
 
 # ---- an initramfs: what is to be done is on the last disk, a virtio one ------------------------
 
-mkdir -p root/bin root/dev root/proc root/sys root/mod
-cp "$(command -v busybox)" root/bin/
-n=10
-for module in virtio_pci virtio_blk virtio_scsi sd_mod; do
-	for ko in $(modprobe --show-depends $module | sed -n 's/^insmod \([^ ]*\).*/\1/p'); do
-		base=$(basename "$ko")
-		ls root/mod/*-"$base" >/dev/null 2>&1 || cp "$ko" "root/mod/$n-$base"
-		n=$((n + 1))
-	done
-done
-cat >root/init <<'END'
+guest_modules virtio_pci virtio_blk virtio_scsi sd_mod
+guest_pack <<'END'
 #!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc
@@ -36,8 +27,6 @@ echo "errors $($b dmesg | $b grep -c 'I/O error\|Sense Key\|reset by')"
 echo "END"
 $b poweroff -f
 END
-chmod +x root/init
-(cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
 
 # boot NAME OPTION...: runs the commands in the file `job`, which is the first virtio disk.
 boot () {
@@ -46,11 +35,7 @@ boot () {
 	truncate -s %512 job
 	timeout 250 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
 		--disk file=job,format=raw,readonly "$@" </dev/null >console 2>errors
-	boot_status=$?
-	tr -d '\r' <console | sed -n '/^BEGIN/,/^END/p' >said
-	is $boot_status 0 "$boot_name: ended well"
-	[ "$boot_status" -eq 0 ] || sed 's/^/# /' errors
-	like "$(cat said)" "^END" "$boot_name: the guest got to its end" || tail -n 20 console | sed 's/^/# /'
+	guest_ended "$boot_name" $?
 }
 
 cat >scsi-job <<'END'

@@ -5,25 +5,16 @@
 # timeout: 1200
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
+. "$BYRE_SRC/tests/lab/guest.sh"
 long_test
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
-mkdir -p /run/vm && cd /run/vm || exit 1
-cp "$BYRE_BUILD/byre" "$BYRE_BUILD/byre-img" "$BYRE_BUILD/byre-io" "$BYRE_BUILD/lab/vmlinux" . && PATH=/run/vm:$PATH
+guest_folder
 
 # ---- an initramfs that writes and then waits to be looked at ---------------------------------
 
-mkdir -p root/bin root/dev root/proc root/sys root/mod
-cp "$(command -v busybox)" root/bin/
-n=10
-for module in virtio_pci virtio_blk; do
-	for ko in $(modprobe --show-depends $module | sed -n 's/^insmod \([^ ]*\).*/\1/p'); do
-		base=$(basename "$ko")
-		ls root/mod/*-"$base" >/dev/null 2>&1 || cp "$ko" "root/mod/$n-$base"
-		n=$((n + 1))
-	done
-done
-cat >root/init <<'END'
+guest_modules virtio_pci virtio_blk
+guest_pack <<'END'
 #!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc
@@ -39,8 +30,6 @@ $b dd if=/dev/zero of=/dev/vda bs=64k seek=512 count=16 conv=fsync 2>/dev/null
 echo "WROTE MORE $?"
 $b poweroff -f
 END
-chmod +x root/init
-(cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
 
 has_written () { grep -q '^WROTE 0' console; }
 # start NAME OPTION...: until the guest has written; $machine is what was started, and $process what is confined.

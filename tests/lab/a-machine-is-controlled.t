@@ -5,26 +5,17 @@
 # timeout: 900
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
+. "$BYRE_SRC/tests/lab/guest.sh"
 long_test
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
-mkdir -p /run/vm && cd /run/vm || exit 1
-cp "$BYRE_BUILD/byre" "$BYRE_BUILD/byre-img" "$BYRE_BUILD/byre-io" "$BYRE_BUILD/lab/vmlinux" . && PATH=/run/vm:$PATH
+guest_folder
 export PYTHONPATH="$BYRE_SRC/tests/lab" PYTHONDONTWRITEBYTECODE=1 QMP=/run/vm/sock
 
 # ---- a guest that does what its console says ------------------------------------------------
 
-mkdir -p root/bin root/dev root/proc root/sys root/mod
-cp "$(command -v busybox)" root/bin/
-n=10
-for module in virtio_pci virtio_blk button evdev; do
-	for ko in $(modprobe --show-depends $module | sed -n 's/^insmod \([^ ]*\).*/\1/p'); do
-		base=$(basename "$ko")
-		ls root/mod/*-"$base" >/dev/null 2>&1 || cp "$ko" "root/mod/$n-$base"
-		n=$((n + 1))
-	done
-done
-cat >root/init <<'END'
+guest_modules virtio_pci virtio_blk button evdev
+guest_pack <<'END'
 #!/bin/busybox sh
 export PATH=/bin
 /bin/busybox --install -s /bin
@@ -37,8 +28,6 @@ for i in $(seq 100); do [ -b /dev/vda ] && break; sleep 0.1; done
 echo "READY"
 while read -r line; do eval "$line"; done
 END
-chmod +x root/init
-(cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
 
 # start OPTION...: the machine, whose keyboard is 9. It is confined, but for files in this folder.
 start () {
