@@ -548,6 +548,15 @@ static int read_images(int argc, char **argv, struct setting **list)
 	return -1;
 }
 
+/* Firmware alone is for those who name it, or who control the machine and may bring a disk later. */
+static int check_start(const struct run *r)
+{
+	if (r->machine.kernel || r->n_disks || r->firmware.name || r->machine.n_qmp)
+		return -1;
+	tool_error("there is nothing to start: it takes an image, --disk or --kernel");
+	return 1;
+}
+
 int run_options(struct run *r, int argc, char **argv)
 {
 	struct setting *images = NULL, *line = NULL;
@@ -557,5 +566,6 @@ int run_options(struct run *r, int argc, char **argv)
 		status = read_images(argc, argv, &images);
 	*end_of(&r->settings) = images;
 	*end_of(&r->settings) = line;
-	return status < 0 ? carry_out_all(r) : status;
+	status = status < 0 ? carry_out_all(r) : status;
+	return status < 0 ? check_start(r) : status;
 }

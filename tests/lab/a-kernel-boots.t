@@ -6,24 +6,15 @@
 # timeout: 600
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
+. "$BYRE_SRC/tests/lab/guest.sh"
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
-mkdir -p /run/vm && cd /run/vm || exit 1
-cp "$BYRE_BUILD/byre" "$BYRE_BUILD/byre-img" "$BYRE_BUILD/byre-io" "$BYRE_BUILD/lab/vmlinux" . && PATH=/run/vm:$PATH
+guest_folder
 
 # ---- an initramfs: the modules in their order, and what is to be done -----------------------
 
-mkdir -p root/bin root/dev root/proc root/sys root/mod
-cp "$(command -v busybox)" root/bin/
-n=10
-for module in virtio_pci virtio_blk; do
-	for ko in $(modprobe --show-depends $module | sed -n 's/^insmod \([^ ]*\).*/\1/p'); do
-		base=$(basename "$ko")
-		ls root/mod/*-"$base" >/dev/null 2>&1 || cp "$ko" "root/mod/$n-$base"
-		n=$((n + 1))
-	done
-done
-cat >root/init <<'END'
+guest_modules virtio_pci virtio_blk
+guest_pack <<'END'
 #!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc
@@ -39,8 +30,6 @@ $b sh /dev/vdb 2>&1
 echo "END"
 $b poweroff -f
 END
-chmod +x root/init
-(cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
 
 # boot NAME OPTION...: runs the commands in the file `job`, which is the second disk.
 boot () {
@@ -49,11 +38,7 @@ boot () {
 	truncate -s %512 job
 	timeout 200 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
 		"$@" --disk file=job,format=raw,readonly </dev/null >console 2>errors
-	boot_status=$?
-	tr -d '\r' <console | sed -n '/^BEGIN/,/^END/p' >said
-	is $boot_status 0 "$boot_name: ended well"
-	[ "$boot_status" -eq 0 ] || sed 's/^/# /' errors
-	like "$(cat said)" "^END" "$boot_name: the guest got to its end"
+	guest_ended "$boot_name" $?
 }
 
 # ---- it boots -----------------------------------------------------------------------------
@@ -120,7 +105,8 @@ is "$?:$(sed 's/byre-io> //g' io.out | grep -c .)" 0:0 "killed: all that was flu
 
 # ---- refusals ------------------------------------------------------------------------------
 
-not_ok "no kernel" byre run
+not_ok "nothing to start" byre run
+like "$(cat err)" "nothing to start" "is said"
 not_ok "something else" byre run --kernel job
 is "$(wc -l <err)" 1 "in one line"
 not_ok "no disk" byre run --kernel vmlinux --disk file=nowhere.qcow2
