@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,20 +124,33 @@ static int run_script(const char *script, const char *name, struct err *err)
 	return 0;
 }
 
+/* As read() of one byte. */
+static ssize_t await(int fd)
+{
+	ssize_t n;
+	char byte;
+
+	do
+		n = read(fd, &byte, 1);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
 /* When the machine has closed its end, or is no more, the script is run; it keeps our end open
- * until it is through. */
+ * until it is through. The machine may leave itself an empty root folder (privilege.h), and with
+ * it all who share its mounts: so they are not shared, where it has the right to do either. */
 static void wait_and_run(int fd, const char *script, const char *name)
 {
-	char byte;
 	int kept = dup2(fd, STDERR_FILENO + 1);
 	sigset_t none;
 
+	unshare(CLONE_NEWNS);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
 	close_range((unsigned)kept + 1, ~0u, 0);
-	while (read(kept, &byte, 1) < 0 && errno == EINTR)
-		;
+	if (write(kept, "", 1) == 1)
+		await(kept);
 	execl(script, script, name, (char *)NULL);
 	_exit(1);
 }
@@ -158,18 +172,17 @@ static int leave_down_script(struct net_tap *t, const char *script, struct err *
 	}
 	close(ends[1]);
 	t->down_fd = ends[0];
-	return pid < 0 ? err_errno(err, errno, "%s", script) : 0;
+	if (pid < 0)
+		return err_errno(err, errno, "%s", script);
+	return await(ends[0]) == 1 ? 0 : err_set(err, EIO, "%s: nobody waits", script);
 }
 
 static void take_down(struct net_tap *t)
 {
-	char byte;
-
 	if (t->down_fd < 0)
 		return;
 	shutdown(t->down_fd, SHUT_WR);
-	while (read(t->down_fd, &byte, 1) < 0 && errno == EINTR)
-		;
+	await(t->down_fd);
 	close(t->down_fd);
 }
 
