@@ -374,6 +374,24 @@ static void hostdev_release(struct blk *b)
 	host_reserve_end(&p->reserve, p->fd);
 }
 
+static int hostdev_pr_begin(struct blk *b, struct err *err)
+{
+	const struct posix *p = &dev_of(b)->p;
+
+	/* A page cache takes writes before the device refuses them, and answers reads for others'. */
+	if (!p->direct)
+		return err_set(err, EINVAL,
+			"%s: a guest can reserve a device only without its page cache "
+			"(cache=none)",
+			b->filename);
+	return host_reserve_pass_begin(&p->reserve, b, p->fd, err);
+}
+
+static int hostdev_pr(struct blk *b, struct blk_pr *pr)
+{
+	return host_reserve_pass(dev_of(b)->p.fd, pr);
+}
+
 static int hostdev_break_lock(struct blk *b, const char *holder, struct err *err)
 {
 	return posix_break_lock(b, &dev_of(b)->p, holder, err);
@@ -384,6 +402,8 @@ static const struct blk_storage_ops hostdev_storage_ops = {
 	.break_lock = hostdev_break_lock,
 	.reserve = hostdev_reserve,
 	.release = hostdev_release,
+	.pr_begin = hostdev_pr_begin,
+	.pr = hostdev_pr,
 	.identity = hostdev_identity,
 	.describe = hostdev_describe,
 	.check_path = hostdev_check_path,

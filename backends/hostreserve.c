@@ -31,10 +31,15 @@ static int error_of(int status)
 	return status == STATUS_CHECK ? -ENOTSUP : -EIO;
 }
 
-/* These calls answer with a SCSI status where the device had one. */
+/* These calls answer with a SCSI status where the device had one, and never with its sense data. What
+ * may have been a unit attention, which each path that heard of a preemption has, is tried again; where
+ * it was not, a command that was refused is refused again. */
 static int pr_call(int fd, unsigned long request, void *arg)
 {
-	int ret = posix_ioctl(fd, request, arg);
+	int ret = STATUS_CHECK;
+
+	for (int i = 0; i < RETRIES && ret == STATUS_CHECK; i++)
+		ret = posix_ioctl(fd, request, arg);
 
 	/* Older kernels add a byte of their own to the status. */
 	if (ret > 0 && (ret & 0xff) == STATUS_CONFLICT)
@@ -46,28 +51,52 @@ static int pr_call(int fd, unsigned long request, void *arg)
 	return ret == -EOPNOTSUPP || ret == -ENOTTY || ret == -EINVAL ? -ENOTSUP : ret;
 }
 
+/* Types as the kernel numbers them, by their numbers in SPC-4; 0: there is none. */
+static const uint8_t kernel_types[16] = {
+	[1] = PR_WRITE_EXCLUSIVE,
+	[3] = PR_EXCLUSIVE_ACCESS,
+	[5] = PR_WRITE_EXCLUSIVE_REG_ONLY,
+	[6] = PR_EXCLUSIVE_ACCESS_REG_ONLY,
+	[7] = PR_WRITE_EXCLUSIVE_ALL_REGS,
+	[8] = PR_EXCLUSIVE_ACCESS_ALL_REGS,
+};
+#define SPECIFIC_PORTS 0x0c /* SPEC_I_PT, ALL_TG_PT: of the parameter list's flags */
+
 static int tell(int fd, const struct scsi_command *c)
 {
 	const uint8_t *out = c->out;
+	unsigned action = c->cdb[1], type = c->cdb[2] < 16 ? kernel_types[c->cdb[2]] : 0;
 	uint64_t key = be64_load(out);
 	uint64_t action_key = be64_load(out + 8);
-	struct pr_registration registration = {.old_key = key, .new_key = action_key};
-	struct pr_reservation reservation = {
-		.key = key, .type = PR_WRITE_EXCLUSIVE_REG_ONLY};
-	struct pr_preempt preemption = {.old_key = action_key,
-		.new_key = key,
-		.type = PR_WRITE_EXCLUSIVE_REG_ONLY};
+	struct pr_registration registration = {.old_key = key,
+		.new_key = action_key,
+		.flags = action == BLK_PR_REGISTER_IGNORING ? PR_FL_IGNORE_KEY : 0};
+	struct pr_reservation reservation = {.key = key, .type = type};
+	struct pr_preempt preemption = {
+		.old_key = action_key, .new_key = key, .type = type};
+	struct pr_clear clearing = {.key = key};
 
-	switch (c->cdb[1]) {
-	case RESERVE_REGISTER:
-		return pr_call(fd, IOC_PR_REGISTER, &registration);
-	case RESERVE_RESERVE:
+	switch (action) {
+	case BLK_PR_REGISTER:
+	case BLK_PR_REGISTER_IGNORING:
+		return out[20] & SPECIFIC_PORTS
+			       ? -ENOTSUP
+			       : pr_call(fd, IOC_PR_REGISTER, &registration);
+	case BLK_PR_CLEAR:
+		return pr_call(fd, IOC_PR_CLEAR, &clearing);
+	default:
+		break;
+	}
+	if (!type)
+		return -ENOTSUP;
+	switch (action) {
+	case BLK_PR_RESERVE:
 		return pr_call(fd, IOC_PR_RESERVE, &reservation);
-	case RESERVE_RELEASE:
+	case BLK_PR_RELEASE:
 		return pr_call(fd, IOC_PR_RELEASE, &reservation);
-	case RESERVE_PREEMPT:
+	case BLK_PR_PREEMPT:
 		return pr_call(fd, IOC_PR_PREEMPT, &preemption);
-	case RESERVE_PREEMPT_AND_ABORT:
+	case BLK_PR_PREEMPT_AND_ABORT:
 		return pr_call(fd, IOC_PR_PREEMPT_ABORT, &preemption);
 	default:
 		return -ENOTSUP;
@@ -194,6 +223,33 @@ void host_reserve_holders(int fd, struct json *array)
 
 	if (reserve_look(run, &fd, &now) == 0)
 		reserve_describe(&now, array);
+}
+
+int host_reserve_pass_begin(
+	const struct host_reserve *r, struct blk *b, int fd, struct err *err)
+{
+	struct reserve_state now;
+	int ret;
+
+	if (r->wanted)
+		return err_set(err, EBUSY,
+			"%s: reservation=on reserves it for this program, so the guest "
+			"cannot",
+			b->filename);
+	ret = reserve_look(run, &fd, &now);
+	if (ret == -ENOTSUP)
+		return err_set(err, ENOTSUP,
+			"%s: the device has no persistent reservations", b->filename);
+	if (ret)
+		return err_errno(
+			err, -ret, "%s: cannot read the reservation", b->filename);
+	b->needs |= BLK_NEEDS_RIGHTS;
+	return 0;
+}
+
+int host_reserve_pass(int fd, struct blk_pr *pr)
+{
+	return reserve_pass(run, &fd, pr);
 }
 
 int host_reserve_break(const struct host_reserve *r, int fd, const char *filename,

@@ -12,6 +12,7 @@
 #include "base/opts.h"
 
 struct json;
+struct blk;
 
 /* The reservation of one open device. */
 struct host_reserve {
@@ -31,6 +32,10 @@ int host_reserve_check(const struct host_reserve *r, int fd);
 void host_reserve_end(struct host_reserve *r, int fd);
 /* Adds the holders of keys to an array; nothing where the device has no reservations. */
 void host_reserve_holders(int fd, struct json *array);
+/* A guest's own, as the operations of storage.h. */
+int host_reserve_pass_begin(
+	const struct host_reserve *r, struct blk *b, int fd, struct err *err);
+int host_reserve_pass(int fd, struct blk_pr *pr);
 int host_reserve_break(const struct host_reserve *r, int fd, const char *filename,
 	const char *holder, struct err *err);
 

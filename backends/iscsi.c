@@ -1294,11 +1294,41 @@ static void node_release(struct blk *b)
 	session_run(&iscsi_of(b)->session, issue_drop, NULL);
 }
 
+/* ---- a guest's reservations ------------------------------------------------------ */
+
+static int issue_pr(struct blk *b, void *arg)
+{
+	return reserve_pass(run_made, b, arg);
+}
+
+static int node_pr(struct blk *b, struct blk_pr *pr)
+{
+	return session_run(&iscsi_of(b)->session, issue_pr, pr);
+}
+
+static int node_pr_begin(struct blk *b, struct err *err)
+{
+	struct iscsi *s = iscsi_of(b);
+	struct reserve_state now;
+	int ret;
+
+	if (s->reserve)
+		return err_set(err, EBUSY,
+			"%s: reservation=on reserves it for this program, so the guest "
+			"cannot",
+			s->shown);
+	ret = session_run(&s->session, issue_look, &now);
+	return ret ? err_errno(err, -ret, "%s: cannot read the reservation", s->shown)
+		   : 0;
+}
+
 static const struct blk_storage_ops storage_ops = {
 	.holders = node_holders,
 	.break_lock = node_break_lock,
 	.reserve = node_reserve,
 	.release = node_release,
+	.pr_begin = node_pr_begin,
+	.pr = node_pr,
 	.identity = node_identity,
 	.describe = node_describe,
 	.check_path = node_check_path,

@@ -64,6 +64,10 @@ struct multipath {
 	struct doubt last_resort; /* for want of memory, all of the disk; bytes 0: unused */
 	unsigned open_flags;	  /* of lanes */
 	bool reserved;		  /* by one lane or more */
+	bool passes;		  /* a guest reserves it, not the node */
+	/* Under `reserving`: a guest has registered itself, under this key at last; 0: no more. */
+	bool guest_registers;
+	uint64_t guest_key;
 
 	uint64_t recoveries, last_recovery_ns, repeated_bytes;
 };
@@ -87,6 +91,8 @@ struct mp_request {
 
 /* Runs it over one path or another until it is answered. */
 int mp_run(struct blk *b, const struct mp_request *r);
+/* What only the way can be to blame for. */
+bool mp_is_path_error(int ret);
 /* Acknowledged changes are kept until they are flushed. */
 static inline bool mp_keeps_copies(const struct blk *b)
 {

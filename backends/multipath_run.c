@@ -17,8 +17,7 @@
 
 /* ---- states; the lock is held ---------------------------------------------------- */
 
-/* What only the way can be to blame for. */
-static bool is_path_error(int ret)
+bool mp_is_path_error(int ret)
 {
 	switch (-ret) {
 	case ENOLINK:
@@ -289,7 +288,7 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 			faulty |= 1u << l->index;
 			continue;
 		}
-		if (!is_path_error(ret))
+		if (!mp_is_path_error(ret))
 			break;
 		if (r->changes && !is_answer(ret))
 			add_doubt(m, r->offset, r->bytes, false);
@@ -297,7 +296,7 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 	}
 	if (ret == 0)
 		lose_faulty(m, faulty);
-	if (r->changes && ret == -EBADE)
+	if (r->changes && ret == -EBADE && !m->passes)
 		mp_refuse(m);
 	return ret;
 }
@@ -376,7 +375,7 @@ static bool judge_flush(struct multipath *m, const struct flushing *f, unsigned 
 		if (ret == 0)
 			continue;
 		l->path.errors++;
-		if (is_path_error(ret) ||
+		if (mp_is_path_error(ret) ||
 			(ret == -EIO && mp_keeps_copies(m->b) &&
 				paths_pick(&m->set, 0, 1u << l->index, clock_ns()))) {
 			mp_lose(l, PATH_FAILED, ret, clock_ns());
@@ -483,7 +482,7 @@ static void restore(struct multipath *m, struct restoring *r)
 	if (r->doubts) {
 		r->ret = fence(m, l);
 		r->fenced = r->ret == 0;
-		if (is_path_error(r->ret))
+		if (mp_is_path_error(r->ret))
 			return;
 		if (r->fenced) {
 			task_lock(&m->lock);
@@ -519,7 +518,7 @@ static void recovered(struct multipath *m, const struct lane *l, int ret)
 			"%s: unflushed data could not be written again through path %u: "
 			"%s",
 			m->b->filename, l->index, strerror(-ret));
-		if (ret == -EBADE)
+		if (ret == -EBADE && !m->passes)
 			mp_refuse(m);
 		m->flush_error = ret;
 	}
@@ -537,7 +536,7 @@ static bool judge_restoring(struct multipath *m, const struct restoring *r)
 	uint32_t bit = 1u << l->index;
 
 	m->repeated_bytes += r->bytes;
-	if (is_path_error(r->ret)) {
+	if (mp_is_path_error(r->ret)) {
 		if (r->failed && !is_answer(r->ret))
 			add_doubt(m, r->failed->offset, r->failed->bytes, true);
 		mp_lose(l, PATH_FAILED, r->ret, clock_ns());

@@ -72,7 +72,6 @@ void reserve_name(uint64_t key, char name[RESERVE_NAME_MAX])
 
 #define OPCODE_IN 0x5e
 #define IN_BYTES  (8 + 8 * RESERVE_KEYS_MAX)
-#define OUT_BYTES 24
 
 enum { READ_KEYS = 0, READ_RESERVATION = 1, REPORT_CAPABILITIES = 2 };
 #define WRITE_EXCLUSIVE_REGISTRANTS_ONLY 5
@@ -95,14 +94,14 @@ static int ask(reserve_run *run, void *ctx, int action, uint8_t *in, size_t *got
 static int tell(reserve_run *run, void *ctx, int action, uint64_t key,
 	uint64_t action_key, bool persist)
 {
-	uint8_t out[OUT_BYTES] = {0};
+	uint8_t out[BLK_PR_OUT_BYTES] = {0};
 	struct scsi_command c = {.cdb = {RESERVE_OPCODE_OUT, (uint8_t)action,
 					 WRITE_EXCLUSIVE_REGISTRANTS_ONLY},
 		.cdb_bytes = 10,
 		.out = out,
 		.out_bytes = sizeof(out)};
 
-	c.cdb[8] = OUT_BYTES;
+	c.cdb[8] = BLK_PR_OUT_BYTES;
 	be64_store(out, key);
 	be64_store(out + 8, action_key);
 	out[20] = persist;
@@ -154,13 +153,13 @@ bool reserve_is_ours(const struct reserve_state *now, uint64_t key)
 /* The last word on persistence counts for everybody (SPC-4, 5.13.5), so each says the same. */
 static void unregister(reserve_run *run, void *ctx, uint64_t key)
 {
-	tell(run, ctx, RESERVE_REGISTER, key, 0, can_persist(run, ctx));
+	tell(run, ctx, BLK_PR_REGISTER, key, 0, can_persist(run, ctx));
 }
 
 /* A path that is registered already, as all of a host's are by the kernel, is refused. */
 static int enrol(reserve_run *run, void *ctx, uint64_t key)
 {
-	return tell(run, ctx, RESERVE_REGISTER, 0, key, can_persist(run, ctx));
+	return tell(run, ctx, BLK_PR_REGISTER, 0, key, can_persist(run, ctx));
 }
 
 int reserve_take(reserve_run *run, void *ctx, uint64_t key, uint64_t *holder)
@@ -175,7 +174,7 @@ int reserve_take(reserve_run *run, void *ctx, uint64_t key, uint64_t *holder)
 		return ret;
 	ret = enrol(run, ctx, key);
 	if (ret == 0) {
-		ret = tell(run, ctx, RESERVE_RESERVE, key, 0, false);
+		ret = tell(run, ctx, BLK_PR_RESERVE, key, 0, false);
 		if (ret)
 			unregister(run, ctx, key);
 	}
@@ -210,19 +209,19 @@ int reserve_join(reserve_run *run, void *ctx, uint64_t key)
 /* Ends the registrations of a key, and what its paths had under way where the unit can. */
 static int preempt(reserve_run *run, void *ctx, uint64_t key, uint64_t victim)
 {
-	int ret = tell(run, ctx, RESERVE_PREEMPT_AND_ABORT, key, victim, false);
+	int ret = tell(run, ctx, BLK_PR_PREEMPT_AND_ABORT, key, victim, false);
 
 	return ret == 0 || ret == -EBADE
 		       ? ret
-		       : tell(run, ctx, RESERVE_PREEMPT, key, victim, false);
+		       : tell(run, ctx, BLK_PR_PREEMPT, key, victim, false);
 }
 
 void reserve_drop(reserve_run *run, void *ctx, uint64_t key)
 {
 	/* By another path that is closed after this one there is nothing left to do. */
-	if (tell(run, ctx, RESERVE_PREEMPT, key, key, false) == -EBADE)
+	if (tell(run, ctx, BLK_PR_PREEMPT, key, key, false) == -EBADE)
 		return;
-	tell(run, ctx, RESERVE_RELEASE, key, 0, false);
+	tell(run, ctx, BLK_PR_RELEASE, key, 0, false);
 	unregister(run, ctx, key);
 }
 
@@ -238,8 +237,8 @@ static bool is_registered(const struct reserve_state *now, uint64_t key)
  * kernel's paths. */
 static void break_own(reserve_run *run, void *ctx, uint64_t victim)
 {
-	tell(run, ctx, RESERVE_PREEMPT, victim, victim, false);
-	tell(run, ctx, RESERVE_RELEASE, victim, 0, false);
+	tell(run, ctx, BLK_PR_PREEMPT, victim, victim, false);
+	tell(run, ctx, BLK_PR_RELEASE, victim, 0, false);
 	unregister(run, ctx, victim);
 }
 
@@ -253,7 +252,7 @@ int reserve_break(reserve_run *run, void *ctx, uint64_t key, uint64_t victim)
 	ret = enrol(run, ctx, key);
 	if (ret == 0) {
 		ret = preempt(run, ctx, key, victim);
-		tell(run, ctx, RESERVE_RELEASE, key, 0, false);
+		tell(run, ctx, BLK_PR_RELEASE, key, 0, false);
 		unregister(run, ctx, key);
 	} else if (ret == -EBADE) {
 		break_own(run, ctx, victim);
@@ -283,6 +282,33 @@ int reserve_break_named(reserve_run *run, void *ctx, uint64_t key, const char *f
 	return ret ? err_errno(err, -ret, "%s: cannot take the reservation from %s",
 			     filename, victim)
 		   : 0;
+}
+
+int reserve_pass(reserve_run *run, void *ctx, struct blk_pr *pr)
+{
+	struct scsi_command c = {.cdb = {pr->out ? RESERVE_OPCODE_OUT : OPCODE_IN,
+					 pr->action, pr->out ? pr->scope_type : 0},
+		.cdb_bytes = 10,
+		.out = pr->out,
+		.out_bytes = pr->out ? BLK_PR_OUT_BYTES : 0,
+		.in = pr->out ? NULL : pr->in,
+		.in_bytes = pr->out ? 0 : pr->in_bytes};
+	int ret;
+
+	be16_store(c.cdb + 7, (uint16_t)(c.out_bytes + c.in_bytes));
+	ret = run(ctx, &c);
+	pr->got = c.got;
+	return ret;
+}
+
+int reserve_follow(reserve_run *run, void *ctx, uint64_t key)
+{
+	struct reserve_state now;
+	int ret = reserve_look(run, ctx, &now);
+
+	if (ret || (key && !is_registered(&now, key)))
+		return ret;
+	return tell(run, ctx, BLK_PR_REGISTER_IGNORING, 0, key, can_persist(run, ctx));
 }
 
 static struct json *holder_facts(uint64_t key, const struct reserve_state *now)

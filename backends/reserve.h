@@ -18,18 +18,13 @@
 
 #include "backends/scsi.h"
 #include "base/err.h"
+#include "block/storage.h"
 
 struct json;
 
-/* PERSISTENT RESERVE OUT (SPC-4, 6.16), whose service action is the second byte. */
+/* PERSISTENT RESERVE OUT (SPC-4, 6.16), whose service action (enum blk_pr_action) is the
+ * second byte. */
 #define RESERVE_OPCODE_OUT 0x5f
-enum reserve_action {
-	RESERVE_REGISTER = 0,
-	RESERVE_RESERVE = 1,
-	RESERVE_RELEASE = 2,
-	RESERVE_PREEMPT = 4,
-	RESERVE_PREEMPT_AND_ABORT = 5,
-};
 
 #define RESERVE_KEYS_MAX 64
 #define RESERVE_NAME_MAX 64
@@ -67,6 +62,12 @@ int reserve_break(reserve_run *run, void *ctx, uint64_t key, uint64_t victim);
 /* The same for the operation of storage.h: the victim as reserve_describe names it. */
 int reserve_break_named(reserve_run *run, void *ctx, uint64_t key, const char *filename,
 	const char *victim, struct err *err);
+/* A guest's own command. */
+int reserve_pass(reserve_run *run, void *ctx, struct blk_pr *pr);
+/* Makes another path like those that a guest has registered under this key: by one of them at
+ * least it is registered still, else nothing is done: a path that comes back must not undo what
+ * another host did. Key 0: the guest has unregistered. */
+int reserve_follow(reserve_run *run, void *ctx, uint64_t key);
 /* One object for each key, however many paths it has, into an array as `holders` of
  * storage.h has them. */
 void reserve_describe(const struct reserve_state *now, struct json *array);

@@ -3,6 +3,7 @@
 #include "block/storage.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/json.h"
 #include "block/gate.h"
@@ -55,6 +56,36 @@ void blk_release(struct blk *b)
 
 	if (ops->release)
 		ops->release(b);
+}
+
+/* As ops_of, with raw looked through as well. */
+static const struct blk_storage_ops *place_of(struct blk **b)
+{
+	const struct blk_storage_ops *ops = ops_of(b);
+
+	if (strcmp((*b)->drv->name, "raw") != 0)
+		return ops;
+	*b = (*b)->file;
+	return ops_of(b);
+}
+
+int blk_pr_begin(struct blk *b, struct err *err)
+{
+	struct blk *place = b;
+	const struct blk_storage_ops *ops = place_of(&place);
+
+	if (!ops->pr_begin || blk_size(b) != blk_size(place))
+		return err_set(err, ENOTSUP,
+			"%s: a guest can reserve only a whole LUN, with format=raw",
+			blk_filename(b));
+	return ops->pr_begin(place, err);
+}
+
+int blk_pr(struct blk *b, struct blk_pr *pr)
+{
+	const struct blk_storage_ops *ops = place_of(&b);
+
+	return ops->pr ? ops->pr(b, pr) : -ENOTSUP;
 }
 
 static int no_locks(const struct blk *b, struct err *err)

@@ -21,6 +21,24 @@ enum blk_path_priority {
 	BLK_PATH_PREFERRED = 80,
 };
 
+/* A command about persistent reservations (SPC-4, 6.15 and 6.16), as a guest gives it to its disk. */
+struct blk_pr {
+	uint8_t action, scope_type; /* the second and third byte of the command */
+	const uint8_t *out;	    /* OUT: the parameter list, BLK_PR_OUT_BYTES; NULL: IN */
+	uint8_t *in;
+	size_t in_bytes, got;
+};
+#define BLK_PR_OUT_BYTES 24u
+enum blk_pr_action { /* of OUT */
+	BLK_PR_REGISTER = 0,
+	BLK_PR_RESERVE = 1,
+	BLK_PR_RELEASE = 2,
+	BLK_PR_CLEAR = 3,
+	BLK_PR_PREEMPT = 4,
+	BLK_PR_PREEMPT_AND_ABORT = 5,
+	BLK_PR_REGISTER_IGNORING = 6,
+};
+
 struct blk_storage_ops {
 	/* The disk's name in the world, the same whichever way it is reached and however its
 	 * URL is spelled ("naa.6001405…", "nfs:FSID:FILEID"), malloc'd. -ENOTSUP where nothing
@@ -47,6 +65,13 @@ struct blk_storage_ops {
 	int (*reserve)(struct blk *b, bool join, struct err *err);
 	/* Gives up what is held by all paths, before the first is closed. */
 	void (*release)(struct blk *b);
+	/* From now on reservations are its user's, who gives pr() commands: the node has none of
+	 * its own, and a conflict is the answer to a request and no more. -EBUSY with err set where
+	 * the node was opened to reserve the disk itself; -ENOTSUP where there are none. */
+	int (*pr_begin)(struct blk *b, struct err *err);
+	/* 0 with pr->got; -EBADE: reservation conflict; -ENOTSUP: not by this device, or not in this
+	 * form. Of several paths to the disk all are one initiator. */
+	int (*pr)(struct blk *b, struct blk_pr *pr);
 };
 
 /* As the operations, -ENOTSUP where the driver has none. */
@@ -59,6 +84,9 @@ struct json *blk_holders(struct blk *b, struct err *err);
 int blk_break_lock(struct blk *b, const char *holder, struct err *err);
 int blk_reserve(struct blk *b, bool join, struct err *err); /* 0 where there is none */
 void blk_release(struct blk *b);
+/* Of a disk that is all of its place: raw, and nothing left out. */
+int blk_pr_begin(struct blk *b, struct err *err);
+int blk_pr(struct blk *b, struct blk_pr *pr);
 /* The facts of a protocol node as an object of the caller's; NULL where there are none. */
 struct json *blk_describe(struct blk *b);
 
