@@ -133,6 +133,8 @@ static int judge(struct disk *d, enum disk_kind kind, int ret)
 
 	if (ret == 0 || ret == -ENOTSUP || ret == -EROFS || ret == -EINVAL)
 		return ret; /* the request's own fault, if any */
+	if (ret == -EBADE && d->reservations)
+		return ret; /* what reservations are for */
 	if (policy == DISK_ENOSPC)
 		policy = ret == -ENOSPC || ret == -EDQUOT ? DISK_STOP : DISK_REPORT;
 	tell(d, kind, -ret, policy);
@@ -222,6 +224,11 @@ int disk_flush(struct disk *d)
 	return finish(d, DISK_FLUSH, 0, since, blk_flush(d->blk));
 }
 
+int disk_reserve(struct disk *d, struct blk_pr *pr)
+{
+	return blk_pr(d->blk, pr);
+}
+
 /* ---- control --------------------------------------------------------------------- */
 
 int disk_resize(struct disk *d, uint64_t bytes, struct err *err)
@@ -297,11 +304,13 @@ int disk_new(
 	d->blk = o->blk;
 	d->read_only = blk_read_only(o->blk);
 	d->discard = o->discard;
+	d->reservations = o->reservations;
 	d->discard_zeroes = o->blk->caps & BLK_CAP_ZERO_UNMAP;
 	d->boot = o->boot;
 	d->policy[0] = o->on_read_error;
 	d->policy[1] = o->on_write_error;
-	ret = name_disk(d, o->id, err);
+	ret = o->reservations ? blk_pr_begin(o->blk, err) : 0;
+	ret = ret ? ret : name_disk(d, o->id, err);
 	if (ret) {
 		free(d);
 		return ret;

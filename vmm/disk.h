@@ -10,7 +10,7 @@
 #ifndef BYRE_VMM_DISK_H
 #define BYRE_VMM_DISK_H
 
-#include "block/blk.h"
+#include "block/storage.h"
 #include "vmm/vm.h"
 
 #define DISK_ID_MAX	32u /* with the 0 */
@@ -41,6 +41,7 @@ struct disk_options {
 	bool discard;	    /* the guest may give space back */
 	enum disk_policy on_read_error, on_write_error;
 	struct disk_limits limits;
+	bool reservations;  /* the guest's persistent reservations are its LUN's (blk_pr) */
 	unsigned boot; /* order of booting, 1 to DISK_BOOT_MAX; 0: last */
 };
 
@@ -68,6 +69,7 @@ struct disk {
 	char id[DISK_ID_MAX], serial[DISK_SERIAL_MAX];
 	char node[DISK_ID_MAX]; /* the name of its image, for those who control it (nodes.h) */
 	bool read_only, discard;
+	bool reservations;   /* disk_reserve() */
 	bool discard_zeroes; /* disk_zero() with BLK_MAY_UNMAP is as good as a discard */
 	unsigned boot;
 	/* The device in front of it: its name on the guest's side, where firmware finds it (the
@@ -103,6 +105,8 @@ int disk_zero(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags);
 /* Nothing where the disk does not pass discards on. */
 int disk_discard(struct disk *d, uint64_t offset, uint64_t bytes);
 int disk_flush(struct disk *d);
+/* As blk_pr(); whatever the policy for errors, the guest hears of them. */
+int disk_reserve(struct disk *d, struct blk_pr *pr);
 
 /* Grows or shrinks it while the machine runs; the guest is told. -errno with err set. */
 int disk_resize(struct disk *d, uint64_t bytes, struct err *err);

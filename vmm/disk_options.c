@@ -108,6 +108,7 @@ int disk_options_take(struct disk_spec *s, struct opts *opts, struct err *err)
 	ret = ret ? ret : take_policies(&s->disk.disk, opts, err);
 	ret = ret ? ret : take_limits(&s->disk.disk.limits, opts, err);
 	ret = ret ? ret : take_boot(&s->disk.disk, opts, err);
+	ret = ret ? ret : opts_take_bool(opts, "pr", &s->disk.disk.reservations, err);
 	return ret ? ret : take_queues(&s->disk, opts, err);
 }
 
@@ -140,6 +141,8 @@ static int take_image_options(
 	ret = ret ? ret : take_device(opts, &s->disk, &read_only, err);
 	if (ret == 0 && cache && blk_cache_mode(cache, flags))
 		ret = err_set(err, EINVAL, "'%s' is not a cache mode", cache);
+	if (s->disk.disk.reservations && !cache)
+		*flags |= BLK_O_DIRECT;
 	s->disk.disk.discard =
 		discard && (!strcmp(discard, "unmap") || !strcmp(discard, "on"));
 	if (!read_only)

@@ -106,6 +106,9 @@ static int choose_iface(const struct machine_disk *d, unsigned *iface, struct er
 		return err_set(err, EINVAL, "a CD-ROM drive has the interface ahci");
 	if (d->queues && i == IFACE_AHCI)
 		return err_set(err, EINVAL, "the interface ahci has no queues to choose");
+	if (d->disk.reservations && i != IFACE_SCSI)
+		return err_set(
+			err, EINVAL, "reservations (pr=on) are of the interface scsi");
 	if (d->packed && i != IFACE_VIRTIO && i != IFACE_SCSI)
 		return err_set(err, EINVAL, "packed rings are virtio's");
 	return 0;

@@ -338,6 +338,52 @@ static int do_unmap(struct scsi_disk *s, struct scsi_request *r)
 	return unmap_ranges(s, r, &list, n / sizeof(list.range[0]));
 }
 
+/* ---- reservations (SPC-4, 6.15, 6.16) ------------------------------------------------ */
+
+/* What a device without reservations, or one that does not take this form, answers. */
+static int reserve(struct scsi_disk *s, struct scsi_request *r, struct blk_pr *pr)
+{
+	int ret = disk_reserve(s->disk, pr);
+
+	return ret == -ENOTSUP || ret == -EINVAL ? scsi_check(s, r, SENSE_BAD_CDB) : ret;
+}
+
+static int reserve_in(struct scsi_disk *s, struct scsi_request *r)
+{
+	size_t bytes = be16_load(r->cdb + 7);
+	struct blk_pr pr = {.action = r->cdb[1], .in_bytes = bytes};
+	int ret;
+
+	if (!s->disk->reservations)
+		return scsi_check(s, r, SENSE_BAD_OPCODE);
+	if (!bytes)
+		return 0;
+	pr.in = malloc(bytes);
+	if (!pr.in)
+		return -ENOMEM;
+	ret = reserve(s, r, &pr);
+	if (ret == 0 && r->status == SCSI_GOOD)
+		scsi_reply(r, pr.in, pr.got, bytes);
+	free(pr.in);
+	return ret;
+}
+
+static int reserve_out(struct scsi_disk *s, struct scsi_request *r)
+{
+	uint8_t list[BLK_PR_OUT_BYTES];
+	struct blk_pr pr = {.action = r->cdb[1], .scope_type = r->cdb[2], .out = list};
+
+	if (!s->disk->reservations)
+		return scsi_check(s, r, SENSE_BAD_OPCODE);
+	if (pr.action > BLK_PR_REGISTER_IGNORING)
+		return scsi_check(s, r, SENSE_BAD_CDB);
+	if (be32_load(r->cdb + 5) != sizeof(list) || r->out_bytes < sizeof(list))
+		return scsi_check(s, r, SENSE_LIST_LENGTH);
+	iov_to_buf(r->out, r->n_out, 0, list, sizeof(list));
+	r->done = sizeof(list);
+	return reserve(s, r, &pr);
+}
+
 /* ---- the unit -------------------------------------------------------------------- */
 
 static int test_unit_ready(struct scsi_disk *s, struct scsi_request *r)
@@ -447,6 +493,8 @@ static const struct command {
 	{0x42, 0, 10, 0x00, WRITES, do_unmap},
 	{0x55, 0, 10, 0x10, 0, scsi_mode_select},
 	{0x5a, 0, 10, 0x18, 0, scsi_mode_sense},
+	{0x5e, 0, 10, 0x1f, 0, reserve_in},
+	{0x5f, 0, 10, 0x1f, WRITES, reserve_out},
 	{0x88, 0, 16, 0x18, READS, do_read},
 	{0x8a, 0, 16, 0x18, WRITES, do_write},
 	{0x8f, 0, 16, 0x16, READS, do_verify},
