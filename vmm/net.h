@@ -34,6 +34,7 @@ enum net_offload {
 };
 
 struct net;
+struct vhost;
 
 struct net_ops {
 	const char *name; /* as in --net */
@@ -60,6 +61,8 @@ struct net {
 	struct {
 		int read_fd, write_fd;
 		short write_events; /* POLLIN or POLLOUT */
+		struct vhost *vhost; /* where the kernel serves this pair of the card's queues (vhost.h),
+				      * with read_fd as the tap; NULL: the card does */
 	} queue[NET_QUEUES_MAX];
 };
 

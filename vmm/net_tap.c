@@ -21,6 +21,7 @@
 #include <linux/if_tun.h>
 
 #include "vmm/net.h"
+#include "vmm/vhost.h"
 
 extern char **environ;
 
@@ -281,9 +282,11 @@ static void tap_close(struct net *n)
 	struct net_tap *t = tap_of(n);
 
 	take_down(t);
-	for (unsigned i = 0; i < NET_QUEUES_MAX; i++)
+	for (unsigned i = 0; i < NET_QUEUES_MAX; i++) {
+		vhost_free(n->queue[i].vhost);
 		if (t->fd[i] >= 0)
 			close(t->fd[i]);
+	}
 	free(t);
 }
 
@@ -295,6 +298,27 @@ static const struct net_ops tap_ops = {
 	.set_pairs = tap_set_pairs,
 	.close = tap_close,
 };
+
+/* vhost=on|off; without it the kernel serves the queues where it can. All of them or none. */
+static int open_vhost(struct net_tap *t, struct opts *opts, struct err *err)
+{
+	bool asked = opts_peek(opts, "vhost"), wanted = true;
+	struct err why = ERR_INIT;
+	int ret = opts_take_bool(opts, "vhost", &wanted, err);
+	unsigned n = 0;
+
+	if (ret || !wanted)
+		return ret;
+	while (n < t->net.queues && (t->net.queue[n].vhost = vhost_net_open(&why)))
+		n++;
+	if (n == t->net.queues)
+		return 0;
+	while (n--) {
+		vhost_free(t->net.queue[n].vhost);
+		t->net.queue[n].vhost = NULL;
+	}
+	return asked ? err_set(err, why.code, "tap %s: vhost: %s", t->name, why.msg) : 0;
+}
 
 static int run_scripts(struct net_tap *t, struct opts *opts, struct err *err)
 {
@@ -317,7 +341,7 @@ struct net *net_tap_open(struct opts *opts, unsigned queues, struct err *err)
 	for (unsigned i = 0; i < NET_QUEUES_MAX; i++)
 		t->fd[i] = -1;
 	if (open_queues(t, opts, queues, err) || set_up(t, err) ||
-		run_scripts(t, opts, err)) {
+		open_vhost(t, opts, err) || run_scripts(t, opts, err)) {
 		tap_close(&t->net);
 		return NULL;
 	}

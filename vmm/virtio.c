@@ -406,7 +406,7 @@ static uint64_t bar_read(void *dev, uint64_t offset, unsigned bytes)
 static void notify(struct virtio_device *d, uint64_t offset)
 {
 	if (offset / NOTIFY_STEP < d->n_queues)
-		virtio_wake(&d->queue[offset / NOTIFY_STEP]);
+		virtio_queue_kick(&d->queue[offset / NOTIFY_STEP]);
 }
 
 static void bar_write(void *dev, uint64_t offset, unsigned bytes, uint64_t value)
@@ -436,7 +436,7 @@ static void bar_moved(void *dev, uint32_t from, uint32_t to)
 		struct kvm_ioeventfd e = {
 			.addr = (to ? to : from) + AT_NOTIFY + NOTIFY_STEP * i,
 			.len = 0,
-			.fd = d->queue[i].lane.event_fd,
+			.fd = d->queue[i].kick_fd,
 			.flags = to ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN};
 
 		ioctl(d->vm->fd, KVM_IOEVENTFD, &e);

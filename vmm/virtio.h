@@ -82,7 +82,9 @@ struct virtio_queue {
 	const struct vring_ops *ring; /* of the layout; once enabled */
 	bool event_idx;
 
-	struct lane lane; /* its bell is the guest's notification */
+	struct lane lane;
+	int kick_fd; /* the guest's notification: the lane's bell, or, from before the guest runs, the
+		      * event of whoever else serves the queue */
 	/* On the loop. */
 	bool listening;
 	uint16_t next_avail;
@@ -140,6 +142,10 @@ struct virtio_chain *virtio_take(struct virtio_queue *q);
 bool virtio_stopping(struct virtio_queue *q);
 /* From any thread: the bell is rung. */
 void virtio_wake(struct virtio_queue *q);
+/* For a queue that the kernel serves, from its loop: what was taken and not ended is the
+ * kernel's to do; the guest is to look at what was used. */
+void virtio_forget_taken(struct virtio_queue *q);
+void virtio_tell_guest(struct virtio_queue *q);
 /* Chains are held, and the machine is about to stop. */
 bool virtio_is_holding(struct virtio_queue *q);
 /* Some of those that were held when it stopped are not ended yet; never true for good. */

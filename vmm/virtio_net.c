@@ -10,7 +10,10 @@
  * Which packets the guest gets is decided here (5.1.6.5.1 to 3), since a network gives all it has.
  * Until the driver says something else that is every one.
  *
- * Lock order: the queue's own, then `lock`.
+ * Where the kernel serves the queues of packets (vhost.h) their loops pass its interrupts on, and
+ * packets are not filtered: the guest does that.
+ *
+ * Lock order: the queue's own, then `lock`; vhost_lock by itself.
  */
 #include "vmm/virtio_net.h"
 
@@ -25,6 +28,7 @@
 #include "base/endian.h"
 #include "base/iov.h"
 #include "base/math.h"
+#include "vmm/vhost.h"
 
 #define ETHERNET      14u
 #define MAC           6u
@@ -113,6 +117,10 @@ struct virtio_net {
 	struct receiver *receiver; /* of each pair */
 	struct iovec *out[VIRTIO_NET_PAIRS_MAX];
 	int send_wait_fd[VIRTIO_NET_PAIRS_MAX];
+	/* Which queues the kernel serves now (vhost.h), a bit each; around changes of that, and of the
+	 * link while it does: */
+	pthread_mutex_t vhost_lock;
+	uint32_t in_kernel;
 
 	pthread_mutex_t lock; /* around what follows */
 	struct filter filter;
@@ -144,10 +152,35 @@ static void tell_status(struct virtio_net *v)
 	pthread_mutex_unlock(&v->lock);
 }
 
+/* Who serves the pair of that queue; NULL: this card. The kernel knows no packed rings. */
+static struct vhost *vhost_of(const struct virtio_net *v, unsigned queue)
+{
+	return v->virtio.features >> VIRTIO_F_RING_PACKED & 1
+		       ? NULL
+		       : v->net->queue[queue / 2].vhost;
+}
+
+static int backend_of(struct virtio_net *v, unsigned queue)
+{
+	return is_up(v) ? v->net->queue[queue / 2].read_fd : -1;
+}
+
+/* What the kernel serves goes by the link, too. */
+static void follow_link(struct virtio_net *v)
+{
+	pthread_mutex_lock(&v->vhost_lock);
+	for (unsigned i = 0; i < 2 * v->max_pairs; i++)
+		if (v->in_kernel >> i & 1)
+			vhost_set_tap(vhost_of(v, i), i % 2, backend_of(v, i));
+	pthread_mutex_unlock(&v->vhost_lock);
+}
+
 void virtio_net_set_link(struct virtio_net *v, bool up)
 {
-	if (__atomic_exchange_n(&v->link_up, up, __ATOMIC_ACQ_REL) != up)
-		tell_status(v);
+	if (__atomic_exchange_n(&v->link_up, up, __ATOMIC_ACQ_REL) == up)
+		return;
+	follow_link(v);
+	tell_status(v);
 }
 
 static void lose_network(struct virtio_net *v)
@@ -233,6 +266,63 @@ static void wait_for(struct virtio_queue *q, int wait_fd)
 {
 	aio_poll(wait_fd, POLLIN, -1);
 	virtio_clear_event(q);
+}
+
+/* ---- by the kernel (vhost.h) ----------------------------------------------------- */
+
+static int enter_kernel(struct virtio_net *v, struct virtio_queue *q)
+{
+	int ret;
+
+	pthread_mutex_lock(&v->vhost_lock);
+	ret = vhost_start(
+		vhost_of(v, q->index), q->index % 2, q, backend_of(v, q->index));
+	if (ret == 0)
+		v->in_kernel |= 1u << q->index;
+	pthread_mutex_unlock(&v->vhost_lock);
+	return ret;
+}
+
+static void leave_kernel(struct virtio_net *v, struct virtio_queue *q)
+{
+	pthread_mutex_lock(&v->vhost_lock);
+	v->in_kernel &= ~(1u << q->index);
+	vhost_stop(vhost_of(v, q->index), q->index % 2, q);
+	pthread_mutex_unlock(&v->vhost_lock);
+}
+
+static bool take_event(int fd)
+{
+	uint64_t count;
+
+	return read(fd, &count, sizeof(count)) == sizeof(count);
+}
+
+static void hear_kernel(struct virtio_net *v, struct virtio_queue *q)
+{
+	const struct vhost *h = vhost_of(v, q->index);
+
+	if (take_event(h->queue[q->index % 2].call_fd))
+		virtio_tell_guest(q);
+	if (take_event(h->queue[q->index % 2].err_fd))
+		virtio_break(&v->virtio, "a descriptor chain makes no sense");
+}
+
+/* What the kernel did before it stopped the guest hears of before the queue may be seen at rest. */
+static void run_in_kernel(struct virtio_net *v, struct virtio_queue *q, int wait_fd)
+{
+	int ret = enter_kernel(v, q);
+
+	if (ret)
+		virtio_break(&v->virtio, "the kernel does not serve its queues");
+	while (!virtio_stopping(q)) {
+		wait_for(q, wait_fd);
+		hear_kernel(v, q);
+	}
+	if (ret == 0) {
+		leave_kernel(v, q);
+		hear_kernel(v, q);
+	}
 }
 
 /* ---- receiving ------------------------------------------------------------------- */
@@ -645,6 +735,10 @@ static bool run(struct virtio_device *d, struct virtio_queue *q)
 	else if (q->index > 2 * pairs)
 		while (!virtio_stopping(q))
 			wait_for(q, q->lane.event_fd);
+	else if (vhost_of(v, q->index))
+		run_in_kernel(v, q,
+			q->index % 2 ? v->send_wait_fd[q->index / 2]
+				     : v->receiver[q->index / 2].wait_fd);
 	else if (q->index % 2)
 		send_all(v, q, q->index / 2);
 	else
@@ -717,6 +811,7 @@ static void net_device_free(struct virtio_device *d)
 	}
 	free(v->receiver);
 	pthread_mutex_destroy(&v->lock);
+	pthread_mutex_destroy(&v->vhost_lock);
 	free(v);
 }
 
@@ -758,8 +853,28 @@ static uint64_t features_of(
 	return features;
 }
 
+/* What wakes a queue's loop beside its bell. */
+static int open_vhost_wait(struct virtio_queue *q, struct vhost *h, int *wait_fd)
+{
+	unsigned which = q->index % 2;
+	int ret = open_wait(wait_fd, q->lane.event_fd, h->queue[which].call_fd, POLLIN);
+
+	q->kick_fd = h->queue[which].kick_fd;
+	return ret ? ret : watch(*wait_fd, h->queue[which].err_fd, POLLIN);
+}
+
+static int open_vhost_pair(struct virtio_net *v, unsigned i, struct vhost *h)
+{
+	struct virtio_queue *rx = &v->virtio.queue[2 * i];
+	int ret = open_vhost_wait(rx, h, &v->receiver[i].wait_fd);
+
+	return ret ? ret : open_vhost_wait(rx + 1, h, &v->send_wait_fd[i]);
+}
+
 static int open_pair(struct virtio_net *v, unsigned i)
 {
+	if (vhost_of(v, 2 * i))
+		return open_vhost_pair(v, i, vhost_of(v, 2 * i));
 	const struct virtio_queue *rx = &v->virtio.queue[2 * i], *tx = rx + 1;
 	int ret = open_wait(&v->receiver[i].wait_fd, rx->lane.event_fd,
 		v->net->queue[i].read_fd, POLLIN);
@@ -783,6 +898,7 @@ static struct virtio_net *make(const struct virtio_net_options *o)
 	v->link_up = true;
 	memcpy(v->mac, o->mac, MAC);
 	pthread_mutex_init(&v->lock, NULL);
+	pthread_mutex_init(&v->vhost_lock, NULL);
 	v->receiver = calloc(v->max_pairs, sizeof(*v->receiver));
 	for (unsigned i = 0; i < v->max_pairs; i++) {
 		v->send_wait_fd[i] = -1;

@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 
 #include "base/iov.h"
 #include "base/math.h"
@@ -272,6 +273,24 @@ int virtio_queue_start(struct virtio_queue *q)
 	return lane_start(&q->lane);
 }
 
+void virtio_forget_taken(struct virtio_queue *q)
+{
+	task_lock(&q->lock);
+	free_list(&q->again);
+	q->catching_up = 0;
+	task_unlock(&q->lock);
+}
+
+void virtio_tell_guest(struct virtio_queue *q)
+{
+	virtio_interrupt(q->d, &q->vector, VIRTIO_ISR_QUEUE);
+}
+
+void virtio_queue_kick(struct virtio_queue *q)
+{
+	eventfd_write(q->kick_fd, 1);
+}
+
 void virtio_wake(struct virtio_queue *q)
 {
 	lane_ring(&q->lane);
@@ -324,9 +343,13 @@ void virtio_queue_resize(struct virtio_queue *q, uint64_t size)
 
 int virtio_queue_init(struct virtio_queue *q, struct virtio_device *d, unsigned index)
 {
+	int ret;
+
 	*q = (struct virtio_queue){.d = d, .index = index, .held_end = &q->held};
 	virtio_queue_reset(q);
-	return lane_init(&q->lane, serve_queue, q);
+	ret = lane_init(&q->lane, serve_queue, q);
+	q->kick_fd = q->lane.event_fd;
+	return ret;
 }
 
 void virtio_queue_free(struct virtio_queue *q)

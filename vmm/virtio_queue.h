@@ -18,6 +18,7 @@ void virtio_queue_resize(struct virtio_queue *q, uint64_t size);
 bool virtio_queue_fits(struct virtio_queue *q);
 int virtio_queue_start(struct virtio_queue *q); /* it is enabled; -errno */
 void virtio_queue_stop(struct virtio_queue *q); /* nothing where it does not run */
+void virtio_queue_kick(struct virtio_queue *q); /* by the guest; from any thread */
 void virtio_queue_state(struct virtio_queue *q, struct state *s);
 
 /* virtio.c */

@@ -7,7 +7,7 @@
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
 . "$BYRE_SRC/tests/lab/guests.sh"
-modprobe tun || bail "modprobe tun" "this kernel has none"
+modprobe -a tun vhost_net || bail "modprobe tun, vhost_net" "this kernel has none"
 ip link set lo up
 sum_of () { md5sum <"$1" | sed 's/ .*//'; }
 must dd if=/dev/urandom of=sent bs=1M count=16
@@ -32,7 +32,8 @@ echo "got $(md5sum </tmp/got)"
 nc -w 30 10.9.0.1 7001 </tmp/got
 echo "gave $?"
 END
-# tap NAME QUEUES [MORE [OPTION...]]
+# tap NAME QUEUES [MORE [OPTION...]]; while it runs the command $meanwhile is.
+meanwhile=:
 tap () {
 	tap_name=$1 tap_queues=$2 tap_more=${3:+,$3}
 	shift $(($# > 2 ? 3 : 2))
@@ -42,6 +43,7 @@ tap () {
 	timeout 500 busybox nc -l -p 7001 <&9 >received &
 	taker=$!
 	start "$tap_name" --net "tap,ifname=tap$tap_queues,mac=52:54:00:00:00:17,queues=$tap_queues$tap_more" "$@"
+	$meanwhile
 	ended
 	kill $giver $taker 2>/dev/null
 	wait $giver $taker 2>/dev/null
@@ -59,7 +61,21 @@ cat >down <<'END'
 echo "$1 is no more" >down.out
 END
 chmod +x up down
-tap tap 1 script=./up,downscript=./down
+# The kernel serves its queues (vhost-net), and gives them back and takes them again while packets are on their way.
+stands_and_goes () {
+	within 150 says "^ping well" || return
+	grep -l '^vhost-' /proc/[0-9]*/comm >served
+	for i in 1 2 3 4 5; do
+		byre ctl sock stop && byre ctl sock cont || return
+		echo "$i" >pauses
+		sleep 0.3
+	done
+}
+meanwhile=stands_and_goes
+tap "by the kernel" 1 script=./up,downscript=./down,vhost=on --qmp unix:sock,server=on,wait=off
+meanwhile=:
+like "$(cat served)" comm "by the kernel: which has a thread for it"
+is "$(cat pauses)" 5 "by the kernel: the machine stood and went on"
 is "$(cat down.out)" "tap1 is no more" "what was to run at its end has run"
 ok "a tap with queues" ip tuntap add dev tap2 mode tap vnet_hdr multi_queue
 ip addr add 10.9.0.1/24 dev tap2 && ip link set tap2 up
