@@ -54,7 +54,7 @@ gone () { ! kill -0 $machine; }
 
 echo 0 >number
 # tell COMMANDS: to the guest. guest COMMANDS: and what it says to that.
-tell () { echo "$1" >&9; }
+tell () { printf '%s\n' "$1" >&9; } # whose backslashes are not ours to look at
 next_number () { # in a file: half of it is asked in subshells
 	told=$(($(cat number) + 1))
 	echo $told >number
