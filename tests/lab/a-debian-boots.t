@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
-# Goal: a Debian disk, which byre-img made a QCOW2 of, starts by firmware and GRUB from each kind of disk, works,
-# starts again when it reboots, and goes down by the power button. Afterwards image and file system are sound, and what
+# Goal: a Debian disk, which byre-img made a QCOW2 of, starts by firmware and GRUB from each kind of disk, works, has
+# a network, starts again when it reboots, and goes down by the power button. Afterwards image and file system are sound, and what
 # it wrote is there. Under BYRE_SOAK every firmware with every kind of disk.
 # timeout: 1800
 . "$BYRE_SRC/tests/tap.sh"
@@ -35,12 +35,16 @@ slow_timer
 mkdir -p /run/vm && mount -t ext4 /dev/sda /run/vm && cd /run/vm || bail "the disk" ""
 cp "$BYRE_BUILD/byre" "$BYRE_BUILD/byre-img" "$BYRE_SRC/tests/lab/typist" . && PATH=/run/vm:$PATH
 
+# What the guest fetches, by the network in user mode.
+head -c 4M /dev/urandom >fetched
+timeout 1700 busybox httpd -f -p 127.0.0.1:7002 -h . &
+
 # A part of the packages is held against their sums, as reading it all takes a minute here.
 cat >job <<'END'
 echo "firmware $([ -d /sys/firmware/efi ] && echo uefi || echo bios)"
 echo "root $(findmnt -n -o SOURCE /)"
 echo "failed units: $(systemctl list-units --failed --plain --no-legend | wc -l)"
-dpkg --audit && echo "packages: complete"
+dpkg --audit && apt-get -q check && echo "packages: complete"
 cd / && cat /var/lib/dpkg/info/bash.md5sums /var/lib/dpkg/info/systemd.md5sums | md5sum --ignore-missing --quiet -c && echo "packages: whole"
 if [ ! -e /var/again ]; then
 	touch /var/again
@@ -48,6 +52,9 @@ if [ ! -e /var/again ]; then
 	systemctl reboot
 	sleep 1000
 fi
+for i in $(seq 300); do ip -4 -o address show scope global | grep -q inet && break; sleep 1; done
+ip -4 -o address show scope global | sed 's/.* inet \([0-9./]*\).*/address \1/'
+/usr/lib/apt/apt-helper -q download-file http://10.0.2.2:7002/fetched /var/fetched && echo "fetched $(md5sum </var/fetched)"
 head -c 4M /dev/urandom >/var/kept && sync /var/kept && echo "kept $(md5sum </var/kept)"
 echo "up $(cut -d ' ' -f 1 /proc/uptime)"
 exit
@@ -81,7 +88,7 @@ for row in $matrix; do
 	must byre-img create -q -f qcow2 -b debian.qcow2 -F qcow2 over.qcow2
 	began=$(date +%s)
 	# shellcheck disable=SC2086 # options
-	$button byre run $started -m 512M --disk "file=over.qcow2,format=qcow2,iface=$iface" \
+	$button byre run $started -m 512M --net user --disk "file=over.qcow2,format=qcow2,iface=$iface" \
 		--disk file=job,format=raw,readonly,serial=job
 	is $? 0 "$row: the power button turned it off"
 	tr -d '\r' <console >lines
@@ -89,8 +96,10 @@ for row in $matrix; do
 	like "$(cat lines)" "^firmware $firmware" "$row: started by it"
 	like "$(cat lines)" "^root $(disk_of "$iface")" "$row: from the disk"
 	like "$(cat lines)" "^failed units: 0" "$row: every unit is well"
-	like "$(cat lines)" "^packages: complete" "$row: dpkg finds nothing"
+	like "$(cat lines)" "^packages: complete" "$row: dpkg and apt find nothing amiss"
 	like "$(cat lines)" "^packages: whole" "$row: files have their sums"
+	like "$(cat lines)" "^address 10.0.2.15" "$row: it has an address"
+	like "$(cat lines)" "^fetched $(md5sum <fetched)" "$row: and what apt fetched is whole"
 	[ $first = no ] || is "$(grep -c '^reboots\|^BEGIN' lines)" 3 "$row: it rebooted, and came up again"
 	like "$(cat lines)" "^END" "$row: it got to its end"
 	ok "$row: the image is sound" byre-img check -q over.qcow2

@@ -6,6 +6,7 @@
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"
+. "$BYRE_SRC/tests/lab/listening.sh"
 long_test
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
@@ -15,56 +16,8 @@ export PYTHONPATH="$BYRE_SRC/tests/lab" PYTHONDONTWRITEBYTECODE=1 QMP=/run/vm/so
 # ---- a guest that does what its console says ------------------------------------------------
 
 guest_modules virtio_pci virtio_blk button evdev
-guest_pack <<'END'
-#!/bin/busybox sh
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-for ko in /mod/*; do insmod "$ko"; done
-stty -echo </dev/console
-for i in $(seq 100); do [ -b /dev/vda ] && break; sleep 0.1; done
-echo "READY"
-while read -r line; do eval "$line"; done
-END
+listening_guest
 
-# start OPTION...: the machine, whose keyboard is 9. It is confined, but for files in this folder.
-start () {
-	rm -f keys
-	mkfifo keys
-	exec 9<>keys
-	: >console
-	byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
-		--qmp unix:$QMP,server=on,wait=off --allow-write /run/vm "$@" <keys >console 2>errors &
-	machine=$!
-}
-is_ready () { grep -q "^READY" console; }
-boot () {
-	start "$@"
-	within 150 is_ready || bail "the guest is ready" "$(tail -n 5 console errors)"
-}
-# The machine has ended, by itself and well.
-ended () {
-	within 60 gone || { kill -KILL $machine; fail "$1: it ends"; }
-	wait $machine
-	is $? 0 "$1" || sed 's/^/# /' errors
-}
-gone () { ! kill -0 $machine; }
-
-echo 0 >number
-# tell COMMANDS: to the guest. guest COMMANDS: and what it says to that.
-tell () { printf '%s\n' "$1" >&9; } # whose backslashes are not ours to look at
-next_number () { # in a file: half of it is asked in subshells
-	told=$(($(cat number) + 1))
-	echo $told >number
-}
-guest () {
-	next_number
-	tell "echo BEGIN$told; $1; echo END$told"
-	within 60 grep -q "^END$told" console || echo "the guest does not answer"
-	tr -d '\r' <console | sed -n "/^BEGIN$told\$/,/^END$told\$/p" | sed '1d;$d'
-}
 # steps NAME: as a QMP client, from stdin.
 steps () {
 	{ echo "from qmp import *"; cat; } >steps.py
