@@ -37,6 +37,7 @@ while len(said) < 16 + 131072:
     said += more
 print(said[:15].decode(), len(said), said.count(b"x"))
 END
+listens () { says LISTENING; }
 start devices --console socket=hvc.sock
 within 400 listens
 timeout 300 python3 talk.py >talked 2>&1

@@ -6,7 +6,6 @@
 # timeout: 900
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
-long_test
 . "$BYRE_SRC/tests/lab/guest.sh"
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
