@@ -149,7 +149,10 @@ int vhost_start(struct vhost *h, unsigned which, struct virtio_queue *q, int tap
 
 	virtio_forget_taken(q);
 	ret = ret ? ret : set_ring(h, which, q);
-	return ret ? ret : vhost_set_tap(h, which, tap_fd);
+	ret = ret ? ret : vhost_set_tap(h, which, tap_fd);
+	/* What was offered before it was listening. */
+	eventfd_write(h->queue[which].kick_fd, 1);
+	return ret;
 }
 
 void vhost_stop(struct vhost *h, unsigned which, struct virtio_queue *q)
