@@ -38,7 +38,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "base/endian.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/math.h"
@@ -595,111 +594,6 @@ static int mp_break_lock(struct blk *b, const char *holder, struct err *err)
 	struct mp_request r = {.issue = issue_break, .out = &w};
 
 	return mp_run(b, &r);
-}
-
-/* ---- a guest's reservations ------------------------------------------------------ */
-
-/* The paths that can be used now; those that come up later follow (multipath_keep.c). */
-static unsigned paths_up(struct multipath *m, struct lane *up[PATHS_MAX])
-{
-	unsigned n = 0;
-
-	task_lock(&m->lock);
-	for (unsigned i = 0; i < m->set.n; i++)
-		if (m->lane[i].path.state == PATH_UP)
-			up[n++] = &m->lane[i];
-	task_unlock(&m->lock);
-	return n;
-}
-
-static int mp_pr_begin(struct blk *b, struct err *err)
-{
-	struct multipath *m = mp_of(b);
-	struct lane *up[PATHS_MAX];
-	unsigned n;
-	int ret = 0;
-
-	task_lock(&m->reserving);
-	n = paths_up(m, up);
-	for (unsigned i = 0; i < n && ret == 0; i++)
-		ret = blk_pr_begin(up[i]->b, err);
-	if (ret == 0) {
-		task_lock(&m->lock);
-		m->passes = true;
-		task_unlock(&m->lock);
-	}
-	task_unlock(&m->reserving);
-	return ret;
-}
-
-static int issue_pr(struct blk *path, const struct mp_request *r)
-{
-	return blk_pr(path, r->out);
-}
-
-static int through_one(struct blk *b, struct blk_pr *pr)
-{
-	struct mp_request r = {.issue = issue_pr, .out = pr};
-
-	return mp_run(b, &r);
-}
-
-/* What concerns each path's own registration; one that is lost follows when it is back. The first
- * refusal decides, and nothing is taken back: the guest hears of it, and whatever it does next it
- * does to all. */
-static int through_all(struct multipath *m, struct blk_pr *pr)
-{
-	struct lane *up[PATHS_MAX];
-	unsigned n = paths_up(m, up);
-	int ret = -ENOLINK;
-
-	for (unsigned i = 0; i < n; i++) {
-		uint64_t began_ns = clock_ns();
-		int one = blk_pr(up[i]->b, pr);
-
-		if (mp_is_path_error(one)) {
-			task_lock(&m->lock);
-			mp_lose(up[i], PATH_FAILED, one, began_ns);
-			task_unlock(&m->lock);
-		} else if (ret == -ENOLINK || ret == 0) {
-			ret = one;
-		}
-	}
-	return ret;
-}
-
-static bool registers(const struct blk_pr *pr)
-{
-	return pr->action == BLK_PR_REGISTER || pr->action == BLK_PR_REGISTER_IGNORING;
-}
-
-/* Reservations of one path only would be in the way of the guest's other paths, which it does not
- * know of: types 1 and 3 (SPC-4, 5.13.4) are refused. */
-static bool is_for_one_path(const struct blk_pr *pr)
-{
-	unsigned type = pr->scope_type & 0xf;
-
-	return (type == 1 || type == 3) && !registers(pr) && pr->action != BLK_PR_CLEAR;
-}
-
-static int mp_pr(struct blk *b, struct blk_pr *pr)
-{
-	struct multipath *m = mp_of(b);
-	bool all = pr->out && (registers(pr) || pr->action == BLK_PR_RELEASE);
-	int ret;
-
-	if (pr->out && is_for_one_path(pr))
-		return -ENOTSUP;
-	if (!all)
-		return through_one(b, pr);
-	task_lock(&m->reserving);
-	ret = through_all(m, pr);
-	if (ret == 0 && registers(pr)) {
-		m->guest_registers = true;
-		m->guest_key = be64_load(pr->out + 8);
-	}
-	task_unlock(&m->reserving);
-	return ret;
 }
 
 static const struct blk_storage_ops storage_ops = {

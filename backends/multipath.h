@@ -119,6 +119,16 @@ void mp_refuse(struct multipath *m);
 /* The last thing such a task does. */
 void mp_task_ended(struct multipath *m);
 
+/* ---- multipath_reserve.c; the lock is not held ------------------------------------ */
+
+/* Before a new path is used: the first reserves the disk where the node is to, others join. */
+int mp_reserve(struct lane *l, struct blk *b, struct err *err);
+/* Before a path is used, also again: it is registered as the others are, where a guest has done that. */
+int mp_follow_guest(struct lane *l, struct blk *b, struct err *err);
+struct blk_pr;
+int mp_pr_begin(struct blk *b, struct err *err); /* of storage.h, as the next */
+int mp_pr(struct blk *b, struct blk_pr *pr);
+
 /* ---- multipath_keep.c: tasks ----------------------------------------------------- */
 
 void mp_keep(void *lane);

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/reserve.h"
 #include "base/aio.h"
 #include "base/iov.h"
 #include "base/log.h"
@@ -119,62 +118,6 @@ static bool is_up(struct lane *l)
 	return up;
 }
 
-/* The first path reserves the disk where it is to be reserved, others join; by turns. */
-static int reserve(struct lane *l, struct blk *b, struct err *err)
-{
-	struct multipath *m = l->m;
-	bool join;
-	int ret;
-
-	task_lock(&m->reserving);
-	task_lock(&m->lock);
-	join = m->reserved;
-	task_unlock(&m->lock);
-	ret = blk_reserve(b, join, err);
-	task_lock(&m->lock);
-	if (ret == 0)
-		m->reserved = true;
-	else if (join && ret == -EBADE)
-		mp_refuse(m);
-	task_unlock(&m->lock);
-	task_unlock(&m->reserving);
-	return ret;
-}
-
-/* A reserve_run, over the path ctx. */
-static int run_pr(void *ctx, struct scsi_command *c)
-{
-	bool out = c->cdb[0] == RESERVE_OPCODE_OUT;
-	struct blk_pr pr = {.action = c->cdb[1],
-		.scope_type = c->cdb[2],
-		.out = out ? c->out : NULL,
-		.in = c->in,
-		.in_bytes = c->in_bytes};
-	int ret = blk_pr(ctx, &pr);
-
-	c->got = pr.got;
-	return ret;
-}
-
-/* Before a path is used it is registered as the others are, where a guest has done that. */
-static int follow_guest(struct lane *l, struct blk *b, struct err *err)
-{
-	struct multipath *m = l->m;
-	int ret = 0;
-
-	task_lock(&m->reserving);
-	if (m->passes)
-		ret = blk_pr_begin(b, err);
-	if (ret == 0 && m->guest_registers) {
-		ret = reserve_follow(run_pr, b, m->guest_key);
-		if (ret)
-			err_errno(err, -ret, "path %u (%s): the guest's registration",
-				l->index, blk_filename(b));
-	}
-	task_unlock(&m->reserving);
-	return ret;
-}
-
 /* Once for a reason. The lock is held. */
 static void tell(struct lane *l, int ret, const struct err *err)
 {
@@ -195,7 +138,7 @@ static void check(struct lane *l)
 	if (ret == 0 && !is_up(l)) {
 		ret = is_same_disk(m, l, l->b, &err);
 		ret = ret ? ret : has_size(m, l, l->b, &err);
-		ret = ret ? ret : follow_guest(l, l->b, &err);
+		ret = ret ? ret : mp_follow_guest(l, l->b, &err);
 	}
 	task_lock(&m->lock);
 	if (ret == 0) {
@@ -217,8 +160,8 @@ static int look_at_new(struct lane *l, struct blk *b, unsigned *priority, struct
 	ret = ask(l, b, priority);
 	if (ret)
 		return err_errno(err, -ret, "path %u (%s)", l->index, blk_filename(b));
-	ret = reserve(l, b, err);
-	return ret ? ret : follow_guest(l, b, err);
+	ret = mp_reserve(l, b, err);
+	return ret ? ret : mp_follow_guest(l, b, err);
 }
 
 static unsigned open_flags(struct multipath *m)
