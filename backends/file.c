@@ -753,21 +753,29 @@ static int apply_hints(int fd, const struct create *c, struct err *err)
 			     : 0;
 }
 
-static int fill_file(
-	int fd, const char *filename, const struct create *c, struct err *err)
+static int fill_file(int fd, const struct create *c, struct err *err)
 {
-	struct imglock lock = {0};
-	int ret;
+	int ret = posix_ftruncate(fd, 0);
 
-	ret = imglock_set(&lock, fd, filename, IMGLOCK_WRITE | IMGLOCK_RESIZE,
-		IMGLOCK_ALL & ~IMGLOCK_RESIZE, err);
-	if (ret < 0 && ret != -ENOTSUP)
-		return ret;
-	ret = posix_ftruncate(fd, 0);
 	if (ret < 0)
 		return err_errno(err, -ret, "Could not clear the old content");
 	ret = apply_hints(fd, c, err);
 	return ret < 0 ? ret : resize_fd(fd, 0, c->bytes, c->prealloc, err);
+}
+
+static int fill_locked(
+	int fd, const char *filename, const struct create *c, struct err *err)
+{
+	struct imglock lock = {0};
+	int ret = imglock_set(&lock, fd, filename, IMGLOCK_WRITE | IMGLOCK_RESIZE,
+		IMGLOCK_ALL & ~IMGLOCK_RESIZE, err);
+
+	if (ret < 0 && ret != -ENOTSUP)
+		return ret;
+	ret = fill_file(fd, c, err);
+	/* As in posix_close(): a ring may keep the file, and who opens it next is refused. */
+	imglock_set(&lock, fd, "", 0, IMGLOCK_ALL, NULL);
+	return ret;
 }
 
 static int create_at(
@@ -784,7 +792,7 @@ static int create_at(
 			"Could not create '%s': it is neither a regular file nor a block "
 			"device",
 			filename);
-	return fill_file(fd, filename, c, err);
+	return fill_locked(fd, filename, c, err);
 }
 
 /* A file this made is gone again where it fails; one that was there stays. */

@@ -247,14 +247,23 @@ static int64_t hostdev_allocated(struct blk *b)
 	return (int64_t)st.st_blocks * 512; /* of the node, as the peer counts it: 0 */
 }
 
+static int clear_start(int fd, const char *filename, uint64_t bytes, struct err *err)
+{
+	static const uint8_t zeros[CREATE_CLEAR_BYTES];
+	struct iovec iov = {(void *)zeros, MIN(bytes, (uint64_t)sizeof(zeros))};
+	ssize_t n = iov.iov_len ? aio_pwritev(fd, &iov, 1, 0, 0) : 0;
+
+	return n == (ssize_t)iov.iov_len
+		       ? 0
+		       : err_errno(err, n < 0 ? -n : EIO,
+				 "Could not clear the start of '%s'", filename);
+}
+
 int hostdev_create(int fd, const char *filename, uint64_t bytes,
 	enum blk_prealloc prealloc, struct err *err)
 {
-	static const uint8_t zeros[CREATE_CLEAR_BYTES];
-	struct iovec iov = {(void *)zeros, sizeof(zeros)};
 	struct imglock lock = {0};
 	uint64_t now;
-	ssize_t n;
 	int ret;
 
 	if (prealloc != BLK_PREALLOC_OFF)
@@ -271,12 +280,10 @@ int hostdev_create(int fd, const char *filename, uint64_t bytes,
 		IMGLOCK_ALL & ~IMGLOCK_RESIZE, err);
 	if (ret < 0 && ret != -ENOTSUP)
 		return ret;
-	iov.iov_len = MIN(now, (uint64_t)sizeof(zeros));
-	n = iov.iov_len ? aio_pwritev(fd, &iov, 1, 0, 0) : 0;
-	if (n != (ssize_t)iov.iov_len)
-		return err_errno(err, n < 0 ? -n : EIO,
-			"Could not clear the start of '%s'", filename);
-	return 0;
+	ret = clear_start(fd, filename, now, err);
+	/* As in posix_close(): a ring may keep the file, and who opens the device next is refused. */
+	imglock_set(&lock, fd, "", 0, IMGLOCK_ALL, NULL);
+	return ret;
 }
 
 /* ---- storage --------------------------------------------------------------------- */
