@@ -92,24 +92,32 @@ static int call(const struct vhost *h, unsigned long request, const void *arg)
 	return ioctl(h->fd, request, arg) ? -errno : 0;
 }
 
-/* The same for both queues of the pair, whichever comes first. */
-static int set_up(const struct vhost *h, const struct virtio_device *d)
+static int set_memory(const struct vhost *h, const struct memory *m)
 {
-	const struct memory *m = &d->vm->memory;
-	uint64_t features = d->driver_features & FEATURES;
-	struct {
-		struct vhost_memory head;
-		struct vhost_memory_region region[ARRAY_LEN(m->region)];
-	} table = {.head = {.nregions = m->n}};
+	struct vhost_memory *table =
+		calloc(1, sizeof(*table) + m->n * sizeof(table->regions[0]));
 	int ret;
 
+	if (!table)
+		return -ENOMEM;
+	table->nregions = m->n;
 	for (unsigned i = 0; i < m->n; i++)
-		table.region[i] =
+		table->regions[i] =
 			(struct vhost_memory_region){.guest_phys_addr = m->region[i].base,
 				.memory_size = m->region[i].bytes,
 				.userspace_addr = (uintptr_t)m->region[i].host};
-	ret = call(h, VHOST_SET_FEATURES, &features);
-	return ret ? ret : call(h, VHOST_SET_MEM_TABLE, &table);
+	ret = call(h, VHOST_SET_MEM_TABLE, table);
+	free(table);
+	return ret;
+}
+
+/* The same for both queues of the pair, whichever comes first. */
+static int set_up(const struct vhost *h, const struct virtio_device *d)
+{
+	uint64_t features = d->driver_features & FEATURES;
+	int ret = call(h, VHOST_SET_FEATURES, &features);
+
+	return ret ? ret : set_memory(h, &d->vm->memory);
 }
 
 static uint64_t host_of(const struct virtio_queue *q, uint64_t address)
