@@ -773,8 +773,7 @@ static int fill_locked(
 	if (ret < 0 && ret != -ENOTSUP)
 		return ret;
 	ret = fill_file(fd, c, err);
-	/* As in posix_close(): a ring may keep the file, and who opens it next is refused. */
-	imglock_set(&lock, fd, "", 0, IMGLOCK_ALL, NULL);
+	imglock_drop(&lock, fd);
 	return ret;
 }
 

@@ -281,8 +281,7 @@ int hostdev_create(int fd, const char *filename, uint64_t bytes,
 	if (ret < 0 && ret != -ENOTSUP)
 		return ret;
 	ret = clear_start(fd, filename, now, err);
-	/* As in posix_close(): a ring may keep the file, and who opens the device next is refused. */
-	imglock_set(&lock, fd, "", 0, IMGLOCK_ALL, NULL);
+	imglock_drop(&lock, fd);
 	return ret;
 }
 

@@ -243,9 +243,7 @@ void posix_close(struct posix *p)
 		lock_note_remove(p->noted);
 	free(p->noted);
 	p->noted = NULL;
-	/* close() would drop the locks too, but only with the last reference to the file, and
-	 * a ring may hold one until it is torn down, which can be after the process ended. */
-	imglock_set(&p->lock, p->fd, "", 0, IMGLOCK_ALL, NULL);
+	imglock_drop(&p->lock, p->fd);
 	close(p->fd);
 	p->fd = -1;
 }

@@ -315,3 +315,8 @@ undo:
 	unlock_bytes(fd, new_perm, new_unshared);
 	return ret;
 }
+
+void imglock_drop(struct imglock *l, int fd)
+{
+	imglock_set(l, fd, "", 0, IMGLOCK_ALL, NULL);
+}

@@ -31,6 +31,9 @@ struct imglock {
  * nothing is held that was not before. May block (it searches /proc after a refusal). */
 int imglock_set(struct imglock *l, int fd, const char *filename, unsigned perm,
 	unsigned shared, struct err *err);
+/* Gives all of it up, before fd is closed: close() does that only with the last reference to the
+ * file, and a ring may hold one until it is torn down, which can be after the process ended. */
+void imglock_drop(struct imglock *l, int fd);
 
 /* The message of a refusal, for locks that are not such as these too: `what` is "" or
  * "shared ", the hint names the owner where one is known. -EAGAIN. */
