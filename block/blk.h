@@ -60,6 +60,9 @@ enum blk_open_flags {
 	BLK_O_BACKED = 1 << 15, /* open.c: others are read through it, so its content stays */
 	BLK_O_PATH = 1 << 16,	/* one of several ways to the same disk: a lost connection is
 				 * told at once (-ENOLINK), and nothing is repeated on it */
+	BLK_O_SOLE_WRITER = 1 << 17, /* nobody else may write there at once whatever the format:
+				      * who uses it has structures of his own in it, as a
+				      * guest has its file systems */
 };
 
 /* Opens "disk.qcow2", "file:disk.img", "json:{…}", "nbd://…", or, with filename NULL, what

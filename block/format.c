@@ -112,11 +112,17 @@ static void move_option(const char *key, const char *value, void *arg)
 	opts_del(arg, key);
 }
 
+/* The protocol node of a file. */
+static struct blk *open_alone(const char *filename, unsigned flags, struct err *err)
+{
+	return blk_open(filename, NULL, flags | BLK_O_PROTOCOL | BLK_O_SOLE_WRITER, err);
+}
+
 /* What somebody uses is refused here, before it is truncated. */
 static int look_before(const char *filename, struct err *err)
 {
 	struct err why = ERR_INIT;
-	struct blk *b = blk_open_alone(filename, BLK_O_RDWR, &why);
+	struct blk *b = open_alone(filename, BLK_O_RDWR, &why);
 
 	blk_close(b);
 	if (b || why.code != EAGAIN)
@@ -128,7 +134,7 @@ static int look_before(const char *filename, struct err *err)
 static int fill(const char *filename, const struct blk_driver *drv, struct opts *opts,
 	struct err *err)
 {
-	struct blk *file = blk_open_alone(filename, BLK_O_RDWR | BLK_O_DISCARD, err);
+	struct blk *file = open_alone(filename, BLK_O_RDWR | BLK_O_DISCARD, err);
 	int ret, closed;
 
 	if (!file)
@@ -226,7 +232,7 @@ int blk_create_on_device(const char *filename, struct opts *opts, struct err *er
 
 	if (ret)
 		return ret;
-	b = blk_open_alone(filename, BLK_O_RDWR, err);
+	b = open_alone(filename, BLK_O_RDWR, err);
 	if (!b)
 		return -err->code;
 	there = blk_size(b);

@@ -41,9 +41,6 @@ const struct blk *blk_below_filters(const struct blk *b);
 const char *blk_name_rest(const struct blk_driver *drv, const char *filename);
 bool blk_name_is_path(const char *name);
 
-/* open.c: the protocol node of a file, with nobody else writing to it. */
-struct blk *blk_open_alone(const char *filename, unsigned flags, struct err *err);
-
 /* probe.c: the format that claims a file with this head the most, and its score. NULL and
  * 0 where none does. */
 const struct blk_driver *blk_probe_head(

@@ -43,7 +43,6 @@ struct request {
 	unsigned flags;
 	const struct blk_driver *drv; /* NULL: to be found out */
 	struct blk *parent;
-	bool alone; /* a protocol node for itself that nobody else may write to */
 	struct err *err;
 };
 
@@ -198,7 +197,7 @@ static int choose_driver(struct request *r)
 				(int)strcspn(r->name, ":"), r->name);
 	}
 	if (r->drv && r->drv->kind == BLK_PROTOCOL) {
-		if (!r->parent && !r->alone)
+		if (!r->parent && !(r->flags & BLK_O_SOLE_WRITER))
 			r->flags |= BLK_O_SHARE_WRITE;
 		return apply_name(r);
 	}
@@ -627,15 +626,14 @@ struct blk *blk_open_child(struct blk *parent, struct opts *opts, const char *pr
 	return b;
 }
 
-static struct blk *open_root(const char *filename, const struct opts *opts,
-	unsigned flags, bool alone, struct err *err)
+struct blk *blk_open(
+	const char *filename, const struct opts *opts, unsigned flags, struct err *err)
 {
 	struct err unused = ERR_INIT;
 	struct request r = {
 		.name = filename,
 		.opts = opts ? opts_dup(opts) : opts_new(),
 		.flags = flags,
-		.alone = alone,
 		.err = err ? err : &unused,
 	};
 	struct blk *b = open_tree(&r);
@@ -643,17 +641,6 @@ static struct blk *open_root(const char *filename, const struct opts *opts,
 	assert(b || r.err->code > 0);
 	opts_free(r.opts);
 	return b;
-}
-
-struct blk *blk_open(
-	const char *filename, const struct opts *opts, unsigned flags, struct err *err)
-{
-	return open_root(filename, opts, flags, false, err);
-}
-
-struct blk *blk_open_alone(const char *filename, unsigned flags, struct err *err)
-{
-	return open_root(filename, NULL, flags | BLK_O_PROTOCOL, true, err);
 }
 
 struct blk *blk_open_format(

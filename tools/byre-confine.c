@@ -105,7 +105,7 @@ void isolation_clear(struct isolation *iso)
 
 struct labelling {
 	struct svirt *svirt;
-	bool writable, shared;
+	const struct disk_spec *disk;
 	int ret;
 	struct err *err;
 };
@@ -113,19 +113,18 @@ struct labelling {
 static void label_file(const struct blk *b, bool backing, void *arg)
 {
 	struct labelling *l = arg;
-	enum svirt_role role = backing || !l->writable ? SVIRT_READ
-			       : l->shared             ? SVIRT_SHARED
-						       : SVIRT_WRITTEN;
+	enum svirt_role role = backing || !l->disk->writable ? SVIRT_READ
+			       : l->disk->shared             ? SVIRT_SHARED
+							     : SVIRT_WRITTEN;
 
 	if (l->ret == 0)
 		l->ret = svirt_label(l->svirt, blk_filename(b), role, l->err);
 }
 
-int isolation_label_disk(
-	struct svirt *s, const struct blk *b, bool writable, struct err *err)
+int isolation_label_disk(struct svirt *s, const struct disk_spec *disk, struct err *err)
 {
-	struct labelling l = {.svirt = s, .writable = writable, .err = err};
+	struct labelling l = {.svirt = s, .disk = disk, .err = err};
 
-	blk_each_path(b, label_file, &l);
+	blk_each_path(disk->disk.disk.blk, label_file, &l);
 	return l.ret;
 }

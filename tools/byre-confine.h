@@ -6,6 +6,7 @@
 #include "block/blk.h"
 #include "tools/byre-keeper.h"
 #include "vmm/confine.h"
+#include "vmm/disk_options.h"
 
 struct isolation {
 	struct confine_options confine;
@@ -41,6 +42,6 @@ void isolation_clear(struct isolation *iso);
 
 /* Labels the files of a disk that was opened to be looked at. 0 or -errno. */
 int isolation_label_disk(
-	struct svirt *s, const struct blk *b, bool writable, struct err *err);
+	struct svirt *s, const struct disk_spec *disk, struct err *err);
 
 #endif

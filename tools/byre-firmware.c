@@ -95,7 +95,7 @@ static int open_vars(
 		ret = make_vars(template, name, err);
 	blk_close(template);
 	if (ret == 0 && name) {
-		*out = blk_open(name, NULL, BLK_O_RDWR, err);
+		*out = blk_open(name, NULL, BLK_O_RDWR | BLK_O_SOLE_WRITER, err);
 		ret = *out ? 0 : -err->code;
 	}
 	return ret;

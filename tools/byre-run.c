@@ -38,12 +38,11 @@ static void block_signals(void)
 
 static int label_disk(struct svirt *s, const char *text, struct err *err)
 {
-	bool writable = false;
 	struct disk_spec spec;
-	int ret = disk_options_open(&spec, text, &writable, err);
+	int ret = disk_options_look(&spec, text, err);
 
 	if (ret == 0)
-		ret = isolation_label_disk(s, spec.disk.disk.blk, writable, err);
+		ret = isolation_label_disk(s, &spec, err);
 	blk_close(spec.disk.disk.blk);
 	return ret ? err_prefix(err, "--disk %s", text) : 0;
 }
@@ -159,7 +158,7 @@ static int write_pidfile(const char *name, struct err *err)
 static int open_disks(struct run *r, struct disk_spec *specs, struct err *err)
 {
 	for (unsigned i = 0; i < r->n_disks; i++) {
-		if (disk_options_open(&specs[i], r->disk[i], NULL, err))
+		if (disk_options_open(&specs[i], r->disk[i], err))
 			return err_prefix(err, "--disk %s", r->disk[i]);
 		r->machine.disk[r->machine.n_disks++] = specs[i].disk;
 	}

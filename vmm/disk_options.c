@@ -138,6 +138,7 @@ static int take_image_options(
 	bool read_only = false;
 	int ret = opts_take_bool(opts, "readonly", &read_only, err);
 
+	ret = ret ? ret : opts_take_bool(opts, "share-rw", &s->shared, err);
 	ret = ret ? ret : take_device(opts, &s->disk, &read_only, err);
 	if (ret == 0 && cache && blk_cache_mode(cache, flags))
 		ret = err_set(err, EINVAL, "'%s' is not a cache mode", cache);
@@ -145,8 +146,9 @@ static int take_image_options(
 		*flags |= BLK_O_DIRECT;
 	s->disk.disk.discard =
 		discard && (!strcmp(discard, "unmap") || !strcmp(discard, "on"));
-	if (!read_only)
-		*flags |= BLK_O_RDWR;
+	s->writable = !read_only;
+	if (!s->shared)
+		*flags |= BLK_O_SOLE_WRITER;
 	return ret;
 }
 
@@ -167,11 +169,10 @@ static int take_file(struct opts *opts, char **file, struct err *err)
 	return 0;
 }
 
-int disk_options_open(
-	struct disk_spec *s, const char *text, bool *writable, struct err *err)
+static int open_spec(struct disk_spec *s, const char *text, bool look, struct err *err)
 {
 	struct opts *opts = opts_new();
-	unsigned flags = 0;
+	unsigned flags = look ? BLK_O_SHARE : 0;
 	char *file = NULL;
 	int ret = opts_parse(opts, text, "file", err);
 
@@ -179,10 +180,8 @@ int disk_options_open(
 	ret = ret ? ret : take_file(opts, &file, err);
 	ret = ret ? ret : disk_options_take(s, opts, err);
 	ret = ret ? ret : take_image_options(s, opts, &flags, err);
-	if (writable) {
-		*writable = flags & BLK_O_RDWR;
-		flags = (flags & ~(unsigned)BLK_O_RDWR) | BLK_O_SHARE;
-	}
+	if (s->writable && !look)
+		flags |= BLK_O_RDWR;
 	if (ret == 0) {
 		s->disk.disk.blk = blk_open(file, opts, flags, err);
 		ret = s->disk.disk.blk ? 0 : -err->code;
@@ -190,4 +189,14 @@ int disk_options_open(
 	opts_free(opts);
 	free(file);
 	return ret;
+}
+
+int disk_options_open(struct disk_spec *s, const char *text, struct err *err)
+{
+	return open_spec(s, text, false, err);
+}
+
+int disk_options_look(struct disk_spec *s, const char *text, struct err *err)
+{
+	return open_spec(s, text, true, err);
 }

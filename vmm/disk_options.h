@@ -12,12 +12,14 @@
 struct disk_spec {
 	struct machine_disk disk;
 	char id[DISK_ID_MAX], serial[DISK_SERIAL_MAX];
+	bool writable;
+	bool shared; /* other machines may write it at once */
 };
 
-/* Opens it: disk.disk.blk is the caller's. *writable not NULL: only to be looked at, and that is how
- * it would be opened. */
-int disk_options_open(
-	struct disk_spec *s, const char *text, bool *writable, struct err *err);
+/* Opens it: disk.disk.blk is the caller's. -EAGAIN with err set where another program writes it. */
+int disk_options_open(struct disk_spec *s, const char *text, struct err *err);
+/* The same, only to be looked at: nothing is written, and who uses it does not matter. */
+int disk_options_look(struct disk_spec *s, const char *text, struct err *err);
 /* Takes those of the device (id, serial, werror, …) out of opts and leaves those of the image. */
 int disk_options_take(struct disk_spec *s, struct opts *opts, struct err *err);
 

@@ -41,7 +41,7 @@ static int open_node(struct qmp_call *c, struct opts *opts)
 		return ret;
 	if (disk_find(c->q->what.vm, name))
 		return err_set(&c->err, EEXIST, "there is a disk '%s' already", name);
-	blk = blk_open(NULL, opts, BLK_O_RDWR, &c->err);
+	blk = blk_open(NULL, opts, BLK_O_RDWR | BLK_O_SOLE_WRITER, &c->err);
 	if (!blk)
 		return -c->err.code;
 	ret = nodes_add(c->q->what.nodes, name, blk, false, &c->err);
@@ -135,7 +135,7 @@ int qmp_add_disk(struct qmp_call *c)
 {
 	const struct disk *d = c->q->what.vm->disks;
 	struct disk_spec s;
-	int ret = disk_options_open(&s, qmp_string(c, "options"), NULL, &c->err);
+	int ret = disk_options_open(&s, qmp_string(c, "options"), &c->err);
 
 	if (ret)
 		return ret;
