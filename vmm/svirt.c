@@ -14,7 +14,7 @@
  */
 #include "vmm/svirt.h"
 
-#include <assert.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,8 +28,9 @@
 
 #include "base/opts.h"
 
-#define PAIR_TRIES 10000u
-#define XATTR      "security.selinux"
+#define PAIR_TRIES    10000u
+#define XATTR         "security.selinux"
+#define NOTE_PATH_MAX 400u
 
 /* ---- the kernel's store ---------------------------------------------------------- */
 
@@ -127,20 +128,22 @@ int svirt_parse(const char *text, struct svirt_options *out, struct err *err)
 
 /* ---- the registry ---------------------------------------------------------------- */
 
-static void registry_path(const struct svirt *s, const char *name, char path[256])
+static void registry_path(
+	const struct svirt *s, const char *name, char path[NOTE_PATH_MAX])
 {
-	snprintf(path, 256, "%s/%s", s->options.registry, name);
+	snprintf(path, NOTE_PATH_MAX, "%s/%s", s->options.registry, name);
 }
 
 /* Opens a note that is still in its place when it is locked: one that is being removed is
- * not. The lock is not waited for: -EWOULDBLOCK. */
+ * not. The lock is not waited for: -EWOULDBLOCK. It is open for reading, which is all that
+ * the machine may do with it (svirt_inherit). */
 static int open_locked(const char *path, int how)
 {
 	struct stat st, now;
 	int fd, ret;
 
 	for (;;) {
-		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+		fd = open(path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 		if (fd < 0)
 			return -errno;
 		if (flock(fd, how | LOCK_NB)) {
@@ -157,7 +160,7 @@ static int open_locked(const char *path, int how)
 
 static int enter_registry(struct svirt *s, struct err *err)
 {
-	char path[256];
+	char path[NOTE_PATH_MAX];
 
 	registry_path(s, "lock", path);
 	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -200,7 +203,7 @@ static unsigned random_below(unsigned n)
 
 static int take_pair(struct svirt *s, const char *pair, struct err *err)
 {
-	char path[256];
+	char path[NOTE_PATH_MAX];
 
 	snprintf(s->pair, sizeof(s->pair), "%s", pair);
 	registry_path(s, pair, path);
@@ -254,11 +257,22 @@ void svirt_process_label(const struct svirt *s, char label[SVIRT_LABEL_MAX])
 	snprintf(label, SVIRT_LABEL_MAX, "%s:%s", s->options.process, s->pair);
 }
 
+/* What the new domain may not read the kernel closes. Where that cannot be helped the keeper
+ * alone holds the lock. */
+static void hand_on(const struct svirt *s, int fd)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	s->store.set(s->store.arg, path, s->options.content);
+	fcntl(fd, F_SETFD, 0);
+}
+
 void svirt_inherit(const struct svirt *s)
 {
-	fcntl(s->pair_fd, F_SETFD, 0);
+	hand_on(s, s->pair_fd);
 	for (unsigned i = 0; i < s->n_files; i++)
-		fcntl(s->file[i].note_fd, F_SETFD, 0);
+		hand_on(s, s->file[i].note_fd);
 }
 
 /* ---- files ----------------------------------------------------------------------- */
@@ -273,7 +287,8 @@ static void label_of_role(
 			role == SVIRT_SHARED ? s->options.image : s->options.content);
 }
 
-static void note_path(const struct svirt *s, const struct stat *st, char path[256])
+static void note_path(
+	const struct svirt *s, const struct stat *st, char path[NOTE_PATH_MAX])
 {
 	char name[64];
 
@@ -284,19 +299,25 @@ static void note_path(const struct svirt *s, const struct stat *st, char path[25
 
 /* What the note says is what was there before all machines; where it says nothing yet, it is
  * what is there now. */
-static int write_note(const struct svirt *s, int note_fd, const char *path)
+static int write_note(const struct svirt *s, const char *note, const char *path)
 {
 	char label[SVIRT_LABEL_MAX] = "";
-	int ret = s->store.get(s->store.arg, path, label);
+	int ret = s->store.get(s->store.arg, path, label), fd;
 	struct stat st;
 
 	if (ret == -ENODATA)
 		ret = 0;
-	if (ret || fstat(note_fd, &st) || st.st_size)
+	if (ret || stat(note, &st) || st.st_size)
 		return ret;
+	fd = open(note, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return -errno;
 	/* With its end marked, so that no label is something too. */
 	strcat(label, "\n");
-	return pwrite(note_fd, label, strlen(label), 0) < 0 ? -errno : 0;
+	if (write(fd, label, strlen(label)) < 0)
+		ret = -errno;
+	close(fd);
+	return ret;
 }
 
 static int read_note(int note_fd, char label[SVIRT_LABEL_MAX])
@@ -326,7 +347,7 @@ static int label_file(struct svirt *s, const char *path, const struct stat *st,
 	enum svirt_role role, struct err *err)
 {
 	struct svirt_file *f = &s->file[s->n_files];
-	char note[256], label[SVIRT_LABEL_MAX];
+	char note[NOTE_PATH_MAX], label[SVIRT_LABEL_MAX];
 	int ret;
 
 	note_path(s, st, note);
@@ -337,7 +358,7 @@ static int label_file(struct svirt *s, const char *path, const struct stat *st,
 			role == SVIRT_WRITTEN ? "uses" : "writes");
 	if (f->note_fd < 0)
 		return err_errno(err, -f->note_fd, "%s", note);
-	ret = write_note(s, f->note_fd, path);
+	ret = write_note(s, note, path);
 	ret = ret ? ret : s->store.set(s->store.arg, path, label);
 	f->path = ret ? NULL : strdup(path);
 	if (f->path) {
@@ -375,7 +396,7 @@ int svirt_label(struct svirt *s, const char *path, enum svirt_role role, struct 
 /* The registry is locked. Somebody else who still uses it puts it back later. */
 static int restore(struct svirt *s, struct svirt_file *f, struct err *err)
 {
-	char note[256], label[SVIRT_LABEL_MAX];
+	char note[NOTE_PATH_MAX], label[SVIRT_LABEL_MAX];
 	struct stat st;
 	int ret;
 
@@ -391,11 +412,33 @@ static int restore(struct svirt *s, struct svirt_file *f, struct err *err)
 		   : 0;
 }
 
+/* Pairs whose holder was killed are free, but their files are still there. */
+static void sweep_pairs(const struct svirt *s)
+{
+	DIR *d = opendir(s->options.registry);
+	const struct dirent *e;
+	char path[NOTE_PATH_MAX];
+	int fd;
+
+	while (d && (e = readdir(d))) {
+		if (!strchr(e->d_name, ','))
+			continue;
+		registry_path(s, e->d_name, path);
+		fd = open_locked(path, LOCK_EX);
+		if (fd >= 0) {
+			unlink(path);
+			close(fd);
+		}
+	}
+	if (d)
+		closedir(d);
+}
+
 int svirt_close(struct svirt *s, struct err *err)
 {
 	struct err later = ERR_INIT;
 	int ret = s->pair_fd >= 0 ? enter_registry(s, err) : 0;
-	char path[256];
+	char path[NOTE_PATH_MAX];
 
 	while (s->n_files) {
 		struct svirt_file *f = &s->file[--s->n_files];
@@ -410,6 +453,7 @@ int svirt_close(struct svirt *s, struct err *err)
 		unlink(path);
 		close(s->pair_fd);
 		s->pair_fd = -1;
+		sweep_pairs(s);
 	}
 	leave_registry(s);
 	return ret;
