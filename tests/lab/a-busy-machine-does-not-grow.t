@@ -8,7 +8,8 @@
 . "$BYRE_SRC/tests/lab/guest.sh"
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 [ -n "$BYRE_SOAK" ] || skip_all "it takes minutes to show anything: make soak"
-own_machine --kvm --memory 1400
+# One processor: where two are emulated that run guests, one of them errs now and then within minutes.
+own_machine --kvm --memory 1400 --cpus 1
 own_guest
 most_growth_kib=8192 most_descriptors=4
 
@@ -34,7 +35,7 @@ while kill -0 "$pid" 2>/dev/null; do
 	sleep 10
 done
 wait $guest
-is $? 0 "the guest ended"
+is $? 0 "the guest ended" || sed 's/^/# /' errors
 like "$(said)" '^END' "by itself"
 is "$(said | grep -c -v '^verified\|^BEGIN\|^END')" 0 "every byte was right" || said | grep -v verified | sed 's/^/# /'
 echo "# $(said | grep -c verified) rounds, $(wc -l <samples) samples"

@@ -6,59 +6,12 @@
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"
+. "$BYRE_SRC/tests/lab/waiting.sh"
 long_test
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
 own_machine --kvm --memory 1400
-guest_folder
+waiting_guest
 
-# ---- an initramfs that writes and then waits to be looked at ---------------------------------
-
-guest_modules virtio_pci virtio_blk
-guest_pack <<'END'
-#!/bin/busybox sh
-b=/bin/busybox
-$b mount -t proc proc /proc
-$b mount -t sysfs sys /sys
-$b mount -t devtmpfs dev /dev
-for ko in /mod/*; do $b insmod "$ko"; done
-for i in $($b seq 100); do [ -b /dev/vda ] && break; $b sleep 0.1; done
-$b dd if=/dev/zero bs=64k count=32 2>/dev/null | $b tr '\000' 'Z' | $b dd of=/dev/vda bs=64k seek=128 conv=fsync 2>/dev/null
-echo "WROTE $?"
-read line
-echo "HEARD $line"
-$b dd if=/dev/zero of=/dev/vda bs=64k seek=512 count=16 conv=fsync 2>/dev/null
-echo "WROTE MORE $?"
-$b poweroff -f
-END
-
-has_written () { grep -q '^WROTE 0' console; }
-# start NAME OPTION...: until the guest has written; $machine is what was started, and $process what is confined.
-start () {
-	start_name=$1
-	shift
-	rm -f keys && mkfifo keys
-	byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M --cpus 2 "$@" \
-		<keys >console 2>errors &
-	machine=$! process=$!
-	exec 7>keys
-	if within 300 has_written; then
-		pass "$start_name: the guest has written"
-	else
-		echo "# $(cat errors)"
-		dmesg | grep 'type=1326' | tail -n 3 | sed 's/^/# /' # what a filter ended
-		bail "$start_name: the guest has written" "$(tail -n 5 console)"
-	fi
-}
-# finish NAME: lets the guest end.
-finish () {
-	echo go >&7
-	exec 7>&-
-	wait $machine
-	is $? 0 "$1: ended well"
-	like "$(tr -d '\r' <console)" "^HEARD go" "$1: the guest heard what was typed"
-	like "$(tr -d '\r' <console)" "^WROTE MORE 0" "$1: and wrote more"
-	[ -s errors ] && sed 's/^/# /' errors
-}
 # of FIELD: its values over all threads, each once.
 of () {
 	sed -n "s/^$1:[[:space:]]*//p" /proc/$process/task/*/status | tr '\t' ' ' | sort -u | tr '\n' '|'
