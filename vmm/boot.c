@@ -15,15 +15,12 @@
 #include "vmm/boot.h"
 
 #include <elf.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/endian.h"
 #include "base/math.h"
+#include "vmm/hostfile.h"
 
 #define START_INFO   0x6000ull
 #define START_MAP    0x6100ull
@@ -34,71 +31,50 @@
 #define LOW_END      0x9fc00ull
 #define HIGH_START   0x100000ull
 #define PAGE         4096ull
+#define HEAD_BYTES                                                                       \
+	0x290ull /* as much as is looked at of a bzImage's, and more than of an ELF's */
 
 #define MAP_RAM      1
 #define MAP_RESERVED 2
 
-/* ---- files ----------------------------------------------------------------------- */
-
-struct file {
-	const char *name;
-	const uint8_t *data;
-	uint64_t bytes;
-};
-
-static int open_file(struct file *f, const char *name, struct err *err)
-{
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-	struct stat st;
-	int ret = 0;
-
-	*f = (struct file){.name = name};
-	if (fd < 0)
-		return err_errno(err, errno, "%s", name);
-	if (fstat(fd, &st))
-		ret = err_errno(err, errno, "%s", name);
-	else if (!S_ISREG(st.st_mode) || st.st_size <= 0)
-		ret = err_set(err, EINVAL, "%s: not a file with something in it", name);
-	if (ret == 0) {
-		f->bytes = (uint64_t)st.st_size;
-		f->data = mmap(NULL, f->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-		if (f->data == MAP_FAILED)
-			ret = err_errno(err, errno, "%s", name);
-	}
-	close(fd);
-	return ret;
-}
-
-static void close_file(struct file *f)
-{
-	if (f->data && f->data != MAP_FAILED)
-		munmap((void *)(uintptr_t)f->data, f->bytes);
-}
-
-/* It is read again at the next reset, and until then is the page cache's. */
-static void rest_file(const struct file *f)
-{
-	if (f->bytes)
-		madvise((void *)(uintptr_t)f->data, f->bytes, MADV_DONTNEED);
-}
-
 struct boot {
-	struct file kernel, initrd; /* the second with no bytes: none */
+	struct hostfile kernel, initrd; /* the second with no bytes: none */
+	uint8_t head[HEAD_BYTES];       /* of the kernel; zeros after its end */
 	char *cmdline;
 	uint64_t rsdp;
 };
 
+static int find_room(struct vm *vm, uint64_t at, uint64_t bytes, const char *what,
+	void **host, struct err *err)
+{
+	*host = memory_at(&vm->memory, at, bytes);
+	if (*host)
+		return 0;
+	return err_set(err, ENOMEM,
+		"%s: %llu bytes at 0x%llx do not fit into the guest's memory", what,
+		(unsigned long long)bytes, (unsigned long long)at);
+}
+
 static int put(struct vm *vm, uint64_t at, const void *data, uint64_t bytes,
 	const char *what, struct err *err)
 {
-	void *host = memory_at(&vm->memory, at, bytes);
+	void *host;
+	int ret = find_room(vm, at, bytes, what, &host, err);
 
-	if (!host)
-		return err_set(err, ENOMEM,
-			"%s: %llu bytes at 0x%llx do not fit into the guest's memory",
-			what, (unsigned long long)bytes, (unsigned long long)at);
-	memcpy(host, data, bytes);
-	return 0;
+	if (ret == 0)
+		memcpy(host, data, bytes);
+	return ret;
+}
+
+/* From this offset in the file to its end. */
+static int put_file(struct vm *vm, uint64_t at, const struct hostfile *f, uint64_t offset,
+	struct err *err)
+{
+	uint64_t bytes = f->bytes - offset;
+	void *host;
+	int ret = find_room(vm, at, bytes, f->name, &host, err);
+
+	return ret ? ret : hostfile_read(f, offset, host, bytes, err);
 }
 
 /* ---- the map of memory ----------------------------------------------------------- */
@@ -128,7 +104,7 @@ struct placed {
 };
 
 /* As high as it may be, and not into the kernel. */
-static int put_initrd(struct vm *vm, const struct file *f, uint64_t highest,
+static int put_initrd(struct vm *vm, const struct hostfile *f, uint64_t highest,
 	uint64_t lowest, struct placed *out, struct err *err)
 {
 	uint64_t top = MIN(vm->memory.region[0].bytes, highest + 1);
@@ -142,7 +118,7 @@ static int put_initrd(struct vm *vm, const struct file *f, uint64_t highest,
 			"%s: there is no room for it in the guest's memory", f->name);
 	out->bytes = f->bytes;
 	out->at = round_down(top - f->bytes, PAGE);
-	return put(vm, out->at, f->data, f->bytes, f->name, err);
+	return put_file(vm, out->at, f, 0, err);
 }
 
 static int put_cmdline(struct vm *vm, const char *cmdline, uint64_t most, struct err *err)
@@ -180,12 +156,11 @@ enum {
 #define VERSION_LEAST 0x20a      /* has init_size */
 #define LOADED_HIGH   0x01
 #define OTHER_LOADER  0xff
-#define HEAD_BYTES    0x290ull
 #define E820_BYTES    20
 
-static bool is_bzimage(const struct file *f)
+static bool is_bzimage(const struct boot *b)
 {
-	return f->bytes > HEAD_BYTES && le32_load(f->data + HEADER_MAGIC) == MAGIC;
+	return b->kernel.bytes > HEAD_BYTES && le32_load(b->head + HEADER_MAGIC) == MAGIC;
 }
 
 static void put_e820(const struct vm *vm, uint8_t *zero_page)
@@ -212,8 +187,8 @@ static uint64_t end_of_bzimage(const uint8_t *head)
 
 static int boot_bzimage(struct vm *vm, const struct boot *b, struct err *err)
 {
-	const struct file *f = &b->kernel;
-	const uint8_t *head = f->data;
+	const struct hostfile *f = &b->kernel;
+	const uint8_t *head = b->head;
 	uint64_t setup = (head[SETUP_SECTS] ? head[SETUP_SECTS] : 4) * 512ull + 512;
 	uint8_t *page = memory_at(&vm->memory, ZERO_PAGE, PAGE);
 	unsigned version = head[VERSION] | head[VERSION + 1] << 8;
@@ -226,7 +201,7 @@ static int boot_bzimage(struct vm *vm, const struct boot *b, struct err *err)
 			"%s: a kernel of boot protocol %u.%02u, which is too old, or a "
 			"part of one",
 			f->name, version >> 8, version & 0xff);
-	ret = put(vm, HIGH_START, f->data + setup, f->bytes - setup, f->name, err);
+	ret = put_file(vm, HIGH_START, f, setup, err);
 	ret = ret ? ret
 		  : put_cmdline(vm, b->cmdline, le32_load(head + CMDLINE_SIZE), err);
 	ret = ret ? ret
@@ -252,6 +227,7 @@ static int boot_bzimage(struct vm *vm, const struct boot *b, struct err *err)
 /* ---- ELF by PVH ------------------------------------------------------------------ */
 
 #define PVH_NOTE  18 /* XEN_ELFNOTE_PHYS32_ENTRY */
+#define NOTES_MAX 16384u
 #define PVH_MAGIC 0x336ec578
 
 struct pvh_start {
@@ -267,36 +243,49 @@ struct pvh_range {
 	le32 type, reserved;
 };
 
-static bool is_elf(const struct file *f)
+static bool is_elf(const struct boot *b)
 {
-	return f->bytes > sizeof(Elf64_Ehdr) && memcmp(f->data, ELFMAG, SELFMAG) == 0;
+	return b->kernel.bytes > sizeof(Elf64_Ehdr) &&
+	       memcmp(b->head, ELFMAG, SELFMAG) == 0;
 }
 
-static bool note_entry(const struct file *f, const Elf64_Phdr *ph, uint32_t *entry)
+static bool find_entry(const uint8_t *notes, uint64_t bytes, uint32_t *entry)
 {
-	uint64_t at = ph->p_offset, end;
+	uint64_t at = 0;
 	Elf64_Nhdr note;
 
-	if (!range_inside(ph->p_offset, ph->p_filesz, f->bytes))
-		return false;
-	end = ph->p_offset + ph->p_filesz;
-	while (at <= end && end - at >= sizeof(note)) {
+	while (at <= bytes && bytes - at >= sizeof(note)) {
 		uint64_t name, desc;
 
-		memcpy(&note, f->data + at, sizeof(note));
+		memcpy(&note, notes + at, sizeof(note));
 		name = at + sizeof(note);
 		desc = name + round_up(note.n_namesz, 4);
 		at = desc + round_up(note.n_descsz, 4);
 		if (note.n_type == PVH_NOTE && note.n_namesz == 4 && note.n_descsz >= 4 &&
-			at <= end && !memcmp(f->data + name, "Xen", 4)) {
-			*entry = le32_load(f->data + desc);
+			at <= bytes && !memcmp(notes + name, "Xen", 4)) {
+			*entry = le32_load(notes + desc);
 			return true;
 		}
 	}
 	return false;
 }
 
-static int load_segment(struct vm *vm, const struct file *f, const Elf64_Phdr *ph,
+static int load_notes(const struct hostfile *f, const Elf64_Phdr *ph, uint32_t *entry,
+	bool *found, struct err *err)
+{
+	uint8_t notes[NOTES_MAX];
+	int ret;
+
+	if (ph->p_filesz > sizeof(notes) ||
+		!range_inside(ph->p_offset, ph->p_filesz, f->bytes))
+		return 0;
+	ret = hostfile_read(f, ph->p_offset, notes, ph->p_filesz, err);
+	if (ret == 0 && !*found)
+		*found = find_entry(notes, ph->p_filesz, entry);
+	return ret;
+}
+
+static int load_segment(struct vm *vm, const struct hostfile *f, const Elf64_Phdr *ph,
 	uint64_t *highest, struct err *err)
 {
 	uint8_t *host = memory_at(&vm->memory, ph->p_paddr, ph->p_memsz);
@@ -309,31 +298,31 @@ static int load_segment(struct vm *vm, const struct file *f, const Elf64_Phdr *p
 			"or not in the file",
 			f->name, (unsigned long long)ph->p_memsz,
 			(unsigned long long)ph->p_paddr);
-	memcpy(host, f->data + ph->p_offset, ph->p_filesz);
 	memset(host + ph->p_filesz, 0, ph->p_memsz - ph->p_filesz);
 	*highest = MAX(*highest, ph->p_paddr + ph->p_memsz);
-	return 0;
+	return hostfile_read(f, ph->p_offset, host, ph->p_filesz, err);
 }
 
-static int load_elf(struct vm *vm, const struct file *f, uint32_t *entry,
+static int load_elf(struct vm *vm, const struct boot *b, uint32_t *entry,
 	uint64_t *highest, struct err *err)
 {
+	const struct hostfile *f = &b->kernel;
 	Elf64_Ehdr eh;
 	Elf64_Phdr ph;
 	bool found = false;
 	int ret = 0;
 
-	memcpy(&eh, f->data, sizeof(eh));
+	memcpy(&eh, b->head, sizeof(eh));
 	if (eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_machine != EM_X86_64 ||
 		eh.e_phentsize != sizeof(ph) ||
 		!range_inside(eh.e_phoff, (uint64_t)eh.e_phnum * sizeof(ph), f->bytes))
 		return err_set(err, EINVAL, "%s: not an ELF kernel for x86-64", f->name);
 	for (unsigned i = 0; i < eh.e_phnum && ret == 0; i++) {
-		memcpy(&ph, f->data + eh.e_phoff + i * sizeof(ph), sizeof(ph));
-		if (ph.p_type == PT_LOAD && ph.p_memsz)
+		ret = hostfile_read(f, eh.e_phoff + i * sizeof(ph), &ph, sizeof(ph), err);
+		if (ret == 0 && ph.p_type == PT_LOAD && ph.p_memsz)
 			ret = load_segment(vm, f, &ph, highest, err);
-		if (ph.p_type == PT_NOTE)
-			found = found || note_entry(f, &ph, entry);
+		if (ret == 0 && ph.p_type == PT_NOTE)
+			ret = load_notes(f, &ph, entry, &found, err);
 	}
 	if (ret == 0 && !found)
 		ret = err_set(
@@ -371,11 +360,10 @@ static int put_start_info(
 
 static int boot_elf(struct vm *vm, const struct boot *b, struct err *err)
 {
-	const struct file *f = &b->kernel;
 	uint64_t highest = HIGH_START;
 	struct placed initrd;
 	uint32_t entry = 0;
-	int ret = load_elf(vm, f, &entry, &highest, err);
+	int ret = load_elf(vm, b, &entry, &highest, err);
 
 	ret = ret ? ret : put_cmdline(vm, b->cmdline, CMDLINE_MAX - 1, err);
 	ret = ret ? ret
@@ -393,24 +381,22 @@ static int boot_elf(struct vm *vm, const struct boot *b, struct err *err)
 
 int boot_load(struct vm *vm, struct boot *b, uint64_t rsdp, struct err *err)
 {
-	int ret;
-
 	b->rsdp = rsdp;
-	ret = is_elf(&b->kernel) ? boot_elf(vm, b, err) : boot_bzimage(vm, b, err);
-	rest_file(&b->kernel);
-	rest_file(&b->initrd);
-	return ret;
+	return is_elf(b) ? boot_elf(vm, b, err) : boot_bzimage(vm, b, err);
 }
 
 static int open_all(struct boot *b, const struct boot_options *o, struct err *err)
 {
-	int ret = open_file(&b->kernel, o->kernel, err);
+	int ret = hostfile_open(&b->kernel, o->kernel, err);
 
-	if (ret == 0 && !is_elf(&b->kernel) && !is_bzimage(&b->kernel))
+	if (ret == 0)
+		ret = hostfile_read(&b->kernel, 0, b->head,
+			MIN(b->kernel.bytes, sizeof(b->head)), err);
+	if (ret == 0 && !is_elf(b) && !is_bzimage(b))
 		ret = err_set(err, EINVAL, "%s: neither a bzImage nor an ELF kernel",
 			o->kernel);
 	if (ret == 0 && o->initrd)
-		ret = open_file(&b->initrd, o->initrd, err);
+		ret = hostfile_open(&b->initrd, o->initrd, err);
 	b->cmdline = strdup(o->cmdline ? o->cmdline : "");
 	return ret == 0 && !b->cmdline ? err_errno(err, ENOMEM, "%s", o->kernel) : ret;
 }
@@ -421,9 +407,12 @@ struct boot *boot_open(const struct boot_options *o, struct err *err)
 
 	if (!b) {
 		err_errno(err, ENOMEM, "%s", o->kernel);
-	} else if (open_all(b, o, err)) {
+		return NULL;
+	}
+	b->kernel = b->initrd = HOSTFILE_NONE;
+	if (open_all(b, o, err)) {
 		boot_close(b);
-		b = NULL;
+		return NULL;
 	}
 	return b;
 }
@@ -432,8 +421,8 @@ void boot_close(struct boot *b)
 {
 	if (!b)
 		return;
-	close_file(&b->kernel);
-	close_file(&b->initrd);
+	hostfile_close(&b->kernel);
+	hostfile_close(&b->initrd);
 	free(b->cmdline);
 	free(b);
 }

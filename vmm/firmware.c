@@ -2,11 +2,9 @@
 /* Firmware. See firmware.h. */
 #include "vmm/firmware.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/endian.h"
@@ -14,6 +12,7 @@
 #include "vmm/disk.h"
 #include "vmm/flash.h"
 #include "vmm/fwcfg.h"
+#include "vmm/hostfile.h"
 
 #define ROM_END        MEMORY_HOLE_END
 #define LOW_BYTES      (128 * KiB) /* of a BIOS, that are at LOW_AT too */
@@ -160,27 +159,22 @@ static int offer(struct vm *vm, struct fwcfg *cfg, const struct acpi *acpi,
 
 static int read_code(const char *name, uint8_t **data, size_t *bytes, struct err *err)
 {
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-	struct stat st;
-	int ret = 0;
+	struct hostfile f;
+	int ret = hostfile_open(&f, name, err);
 
-	if (fd < 0)
-		return err_errno(err, errno, "%s", name);
-	if (fstat(fd, &st))
-		ret = err_errno(err, errno, "%s", name);
-	else if (!S_ISREG(st.st_mode) || st.st_size <= 0 || st.st_size % 4096 ||
-		 (uint64_t)st.st_size > FLASH_BYTES_MAX)
+	if (ret)
+		return ret;
+	*bytes = (size_t)f.bytes;
+	if (f.bytes % 4096 || f.bytes > FLASH_BYTES_MAX)
 		ret = err_set(err, EINVAL,
-			"%s: %lld bytes are no firmware: a multiple of 4096 up to %llu "
+			"%s: %llu bytes are no firmware: a multiple of 4096 up to %llu "
 			"MiB",
-			name, (long long)st.st_size, FLASH_BYTES_MAX / MiB);
-	*bytes = ret ? 0 : (size_t)st.st_size;
+			name, (unsigned long long)f.bytes, FLASH_BYTES_MAX / MiB);
 	*data = ret ? NULL : malloc(*bytes);
-	if (ret == 0 && !*data)
-		ret = err_errno(err, ENOMEM, "%s", name);
-	if (ret == 0 && read(fd, *data, *bytes) != (ssize_t)*bytes)
-		ret = err_set(err, EIO, "%s: cannot be read", name);
-	close(fd);
+	if (ret == 0)
+		ret = *data ? hostfile_read(&f, 0, *data, *bytes, err)
+			    : err_errno(err, ENOMEM, "%s", name);
+	hostfile_close(&f);
 	return ret;
 }
 
