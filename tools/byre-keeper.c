@@ -21,11 +21,16 @@
 
 #define LABEL_VARIABLE "BYRE_SVIRT_LABEL"
 
-static bool is_kept;
+static bool is_kept, is_labelled;
 
 bool keeper_is_there(void)
 {
 	return is_kept;
+}
+
+bool keeper_has_labelled(void)
+{
+	return is_labelled;
 }
 
 /* ---- the machine's side ---------------------------------------------------------- */
@@ -75,6 +80,7 @@ static int check_label(const char *wanted)
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	prctl(PR_SET_NAME, "byre"); /* and not "exe" */
 	if (svirt_own_label(label) == 0 && !strcmp(label, wanted)) {
+		is_labelled = true;
 		unsetenv(LABEL_VARIABLE);
 		return -1;
 	}

@@ -25,7 +25,8 @@ typedef int keeper_list_files(void *machine, struct svirt *svirt);
  * all is over. argv is the whole program's. */
 int keeper_run(const struct keeper_options *o, char **argv, keeper_list_files *list,
 	void *machine);
-/* True in the process that a keeper waits for. */
+/* True in the process that a keeper waits for; and if it has a label of SELinux's from it. */
 bool keeper_is_there(void);
+bool keeper_has_labelled(void);
 
 #endif

@@ -79,6 +79,7 @@ static int begin(struct run *r, char **argv)
 	if (status >= 0)
 		return status;
 	r->isolation.confine.ends_with_parent = keeper_is_there();
+	r->isolation.confine.labelled = keeper_has_labelled();
 	if (confine_begin(&r->isolation.confine, &err) == 0)
 		return -1;
 	tool_report(NULL, &err);

@@ -168,7 +168,7 @@ int confine_begin(struct confine_options *o, struct err *err)
 /* ---- giving up ------------------------------------------------------------------- */
 
 struct giving_up {
-	bool namespaces, network, empty_root;
+	bool namespaces, network, empty_root, labelled;
 	const struct user *user; /* NULL: as now */
 	uint64_t capabilities;   /* that stay */
 	int rules_fd;            /* Landlock's; -1: none */
@@ -207,6 +207,8 @@ static int give_up(void *arg)
 	if (ret == 0) {
 		g->step = "capabilities";
 		ret = drop_capabilities(g->capabilities);
+		if (ret == -EACCES && g->labelled)
+			ret = 0;
 	}
 	if (ret == 0) {
 		g->step = "no new privileges";
@@ -302,6 +304,7 @@ int confine_process(const struct confine_options *o, struct err *err)
 	struct user user;
 	struct giving_up g = {.namespaces = o->namespaces != CONFINE_OFF,
 		.network = !(o->needs & BLK_NEEDS_NETWORK),
+		.labelled = o->labelled,
 		.user = o->user ? &user : NULL,
 		.capabilities = o->needs & BLK_NEEDS_RIGHTS ? device_capabilities() : 0,
 		.step = "threads"};
