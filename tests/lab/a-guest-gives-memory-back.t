@@ -66,7 +66,7 @@ dd if=/dev/zero bs=1M count=128 2>/dev/null | tr '\000' x >/tmp/much
 rm /tmp/much
 echo FULL
 sleep 10
-for ko in /mod/*balloon*; do insmod $ko; done
+for ko in /later/*; do insmod $ko; done
 sleep 150
 END
 machine () { pgrep -P $runner; }

@@ -17,20 +17,11 @@ guest_folder
 mkdir -p root/cd
 guest_modules virtio_pci virtio_blk nvme ahci sd_mod sr_mod isofs
 guest_pack <<'END'
-#!/bin/busybox sh
-b=/bin/busybox
-$b mount -t proc proc /proc
-$b mount -t sysfs sys /sys
-$b mount -t devtmpfs dev /dev
-for ko in /mod/*; do $b insmod "$ko"; done
-for i in $($b seq 200); do
-	[ -b /dev/vda ] && [ -b /dev/nvme0n1 ] && [ -b /dev/sda ] && [ -b /dev/sr0 ] && break
-	$b sleep 0.1
-done
+await vda nvme0n1 sda sr0
 echo "BEGIN"
-$b sh /dev/vda 2>&1
+sh /dev/vda 2>&1
 echo "END"
-$b poweroff -f
+poweroff -f
 END
 
 # The least there is of ISO 9660: one volume descriptor, one folder, one file of 1 MiB.

@@ -14,18 +14,12 @@ guest_folder
 
 guest_modules virtio_pci virtio_blk virtio_scsi sd_mod
 guest_pack <<'END'
-#!/bin/busybox sh
-b=/bin/busybox
-$b mount -t proc proc /proc
-$b mount -t sysfs sys /sys
-$b mount -t devtmpfs dev /dev
-for ko in /mod/*; do $b insmod "$ko"; done
-for i in $($b seq 100); do [ -b /dev/vda ] && [ -b /dev/sdb ] && break; $b sleep 0.1; done
+await vda sdb
 echo "BEGIN"
-$b sh /dev/vda 2>&1
-echo "errors $($b dmesg | $b grep -c 'I/O error\|Sense Key\|reset by')"
+sh /dev/vda 2>&1
+echo "errors $(dmesg | grep -c 'I/O error\|Sense Key\|reset by')"
 echo "END"
-$b poweroff -f
+poweroff -f
 END
 
 # boot NAME OPTION...: runs the commands in the file `job`, which is the first virtio disk.

@@ -22,17 +22,11 @@ for file in $(command -v sg_persist) $(ldd "$(command -v sg_persist)" | grep -o 
 	mkdir -p "root$(dirname "$file")" && cp -L "$file" "root$file"
 done
 guest_pack <<'END'
-#!/bin/busybox sh
-b=/bin/busybox
-$b mount -t proc proc /proc
-$b mount -t sysfs sys /sys
-$b mount -t devtmpfs dev /dev
-for ko in /mod/*; do $b insmod "$ko"; done
-for i in $($b seq 100); do [ -b /dev/vda ] && [ -b /dev/sda ] && break; $b sleep 0.1; done
+await vda sda
 echo "BEGIN"
-$b sh /dev/vda 2>&1
+sh /dev/vda 2>&1
 echo "END"
-$b poweroff -f
+poweroff -f
 END
 
 # It is fenced while it writes; the loop has an end also where nobody does that. Another has the LUN then, so that it

@@ -15,20 +15,14 @@ guest_folder
 
 guest_modules virtio_pci virtio_blk
 guest_pack <<'END'
-#!/bin/busybox sh
-b=/bin/busybox
-$b mount -t proc proc /proc
-$b mount -t sysfs sys /sys
-$b mount -t devtmpfs dev /dev
-for ko in /mod/*; do $b insmod "$ko"; done
-for i in $($b seq 100); do [ -b /dev/vda ] && break; $b sleep 0.1; done
+await vda
 echo "BEGIN"
-echo "cpus $($b nproc)"
-echo "memory $($b sed -n 's/MemTotal: *//p' /proc/meminfo)"
-for d in /sys/block/vd*; do echo "disk ${d##*/} $($b cat $d/size) ro=$($b cat $d/ro) serial=$($b cat $d/serial)"; done
-$b sh /dev/vdb 2>&1
+echo "cpus $(nproc)"
+echo "memory $(sed -n 's/MemTotal: *//p' /proc/meminfo)"
+for d in /sys/block/vd*; do echo "disk ${d##*/} $(cat $d/size) ro=$(cat $d/ro) serial=$(cat $d/serial)"; done
+sh /dev/vdb 2>&1
 echo "END"
-$b poweroff -f
+poweroff -f
 END
 
 # boot NAME OPTION...: runs the commands in the file `job`, which is the second disk.

@@ -6,7 +6,8 @@
 #
 #	guest_folder		goes to a folder that is a tmpfs, with our programs and the kernel
 #	guest_modules MODULE...	what the guest loads, in /mod
-#	guest_pack		makes the initramfs; its init comes from stdin
+#	guest_pack		makes the initramfs. What its init does comes from stdin, when busybox's programs
+#				are in place, file systems mounted, modules loaded; await DEVICE... waits for disks
 #	guest_ended NAME STATUS	how a guest that is to say BEGIN and END has ended; what it said comes into
 #				the file said
 #
@@ -24,7 +25,7 @@
 guest_folder () {
 	mkdir -p /run/vm && cd /run/vm || exit 1
 	cp "$BYRE_BUILD/byre" "$BYRE_BUILD/byre-img" "$BYRE_BUILD/byre-io" "$BYRE_BUILD/lab/vmlinux" . && PATH=/run/vm:$PATH
-	mkdir -p root/bin root/dev root/proc root/sys root/mod
+	mkdir -p root/bin root/dev root/proc root/sys root/tmp root/mod
 	cp "$(command -v busybox)" root/bin/
 }
 
@@ -41,7 +42,24 @@ guest_modules () {
 }
 
 guest_pack () {
-	cat >root/init && chmod +x root/init && (cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
+	{ guest_begins && cat; } >root/init && chmod +x root/init && (cd root && find . | cpio -o -H newc 2>/dev/null) >initramfs
+}
+guest_begins () {
+	cat <<'END'
+#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+for ko in /mod/*; do insmod "$ko"; done
+await () {
+	for device; do
+		for i in $(seq 300); do [ -b "/dev/$device" ] && break; sleep 0.1; done
+	done
+}
+END
 }
 
 said () { tr -d '\r' <console | sed -n '/^BEGIN/,/^END/p'; }
@@ -67,15 +85,8 @@ slow_timer () { echo 2000000 >/sys/module/kvm/parameters/min_timer_period_us; }
 
 guest_init () {
 	cat <<'END'
-#!/bin/busybox sh
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-for ko in /mod/*; do insmod "$ko"; done
 job=$(sed 's/.*job=\([a-z0-9]*\).*/\1/' /proc/cmdline)
-for i in $(seq 300); do [ -b /dev/$job ] && break; sleep 0.1; done
+await $job
 echo "BEGIN"
 sh /dev/$job 2>&1
 echo "END"

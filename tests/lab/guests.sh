@@ -7,8 +7,8 @@
 . "$BYRE_SRC/tests/lab/guest.sh"
 guest_folder
 
-mkdir -p root/tmp
 guest_modules virtio_pci virtio_blk virtio_net virtio_rng virtio_console virtio_balloon
+mkdir -p root/later && mv root/mod/*balloon* root/later/
 cat >root/dhcp <<'END'
 #!/bin/busybox sh
 [ "$1" = bound ] && /bin/busybox ip addr add "$ip/24" dev "$interface" && /bin/busybox ip route add default via "$router"
@@ -16,15 +16,7 @@ exit 0
 END
 chmod +x root/dhcp
 guest_pack <<'END'
-#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-mount -t tmpfs tmp /tmp
-for ko in /mod/*; do case $ko in *balloon*) ;; *) insmod "$ko" ;; esac; done
-for i in $(seq 100); do [ -b /dev/vda ] && break; sleep 0.1; done
+await vda
 ip link set lo up
 ip link set eth0 up 2>/dev/null
 echo "BEGIN"

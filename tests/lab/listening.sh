@@ -14,15 +14,8 @@
 listening_guest () {
 	echo 0 >number
 	guest_pack <<'END'
-#!/bin/busybox sh
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-for ko in /mod/*; do insmod "$ko"; done
 stty -echo </dev/console
-for i in $(seq 100); do [ -b /dev/vda ] && break; sleep 0.1; done
+await vda
 echo "READY"
 while read -r line; do eval "$line"; done
 END

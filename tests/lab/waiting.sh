@@ -14,20 +14,14 @@ waiting_guest () {
 	guest_folder
 	guest_modules virtio_pci virtio_blk
 	guest_pack <<'END'
-#!/bin/busybox sh
-b=/bin/busybox
-$b mount -t proc proc /proc
-$b mount -t sysfs sys /sys
-$b mount -t devtmpfs dev /dev
-for ko in /mod/*; do $b insmod "$ko"; done
-for i in $($b seq 100); do [ -b /dev/vda ] && break; $b sleep 0.1; done
-$b dd if=/dev/zero bs=64k count=32 2>/dev/null | $b tr '\000' 'Z' | $b dd of=/dev/vda bs=64k seek=128 conv=fsync 2>/dev/null
+await vda
+dd if=/dev/zero bs=64k count=32 2>/dev/null | tr '\000' 'Z' | dd of=/dev/vda bs=64k seek=128 conv=fsync 2>/dev/null
 echo "WROTE $?"
 read line
 echo "HEARD $line"
-$b dd if=/dev/zero of=/dev/vda bs=64k seek=512 count=16 conv=fsync 2>/dev/null
+dd if=/dev/zero of=/dev/vda bs=64k seek=512 count=16 conv=fsync 2>/dev/null
 echo "WROTE MORE $?"
-$b poweroff -f
+poweroff -f
 END
 }
 
