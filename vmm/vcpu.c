@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -320,6 +321,31 @@ static void count_exit(struct vcpu *c, uint32_t reason)
 	__atomic_store_n(&c->exits[kind], c->exits[kind] + 1, __ATOMIC_RELAXED);
 }
 
+/* Says what the guest was at, if KVM tells. */
+static void fail_internally(struct vcpu *c)
+{
+	const struct kvm_run *run = c->run;
+	struct kvm_regs regs = {.rip = 0};
+	char bytes[3 * sizeof(run->emulation_failure.insn_bytes) + 1] = "";
+	unsigned n = 0;
+
+	if (run->internal.suberror != KVM_INTERNAL_ERROR_EMULATION) {
+		vm_fail(c->vm, "vCPU %u: KVM cannot go on (internal error %u)", c->index,
+			run->internal.suberror);
+		return;
+	}
+	if (run->emulation_failure.ndata >= 3 &&
+		run->emulation_failure.flags &
+			KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)
+		n = MIN(run->emulation_failure.insn_size,
+			sizeof(run->emulation_failure.insn_bytes));
+	for (unsigned i = 0; i < n; i++)
+		sprintf(bytes + 3 * i, " %02x", run->emulation_failure.insn_bytes[i]);
+	ioctl(c->fd, KVM_GET_REGS, &regs);
+	vm_fail(c->vm, "vCPU %u: KVM cannot emulate the instruction at 0x%llx (%s )",
+		c->index, (unsigned long long)regs.rip, bytes);
+}
+
 static void handle_exit(struct vcpu *c)
 {
 	const struct kvm_run *run = c->run;
@@ -350,8 +376,7 @@ static void handle_exit(struct vcpu *c)
 				run->fail_entry.hardware_entry_failure_reason);
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		vm_fail(c->vm, "vCPU %u: KVM cannot go on (internal error %u)", c->index,
-			run->internal.suberror);
+		fail_internally(c);
 		break;
 	default:
 		vm_fail(c->vm, "vCPU %u: unknown exit %u", c->index, run->exit_reason);

@@ -105,5 +105,16 @@ not_ok "something else" byre run --kernel job
 is "$(wc -l <err)" 1 "in one line"
 not_ok "no disk" byre run --kernel vmlinux --disk file=nowhere.qcow2
 like "$(cat err)" "nowhere.qcow2" "and it is named"
+# Firmware that enters protected mode (its descriptors are at 0x40) and loads an integer into the x87 from where there
+# is no memory: fild word [0xd0000000].
+zeros () { head -c "$1" /dev/zero; }
+{
+	zeros 65536
+	printf '\056\146\017\001\026\100\000\017\040\300\014\001\017\042\300\270\010\000\216\330\147\337\005\000\000\000\320\364' && zeros 36
+	printf '\017\000\120\000\017\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\377\377\000\000\000\222\317\000' && zeros 65424
+	printf '\352\000\000\000\360' && zeros 11
+} >odd.bin
+not_ok "what KVM cannot emulate" timeout 60 byre run --firmware ./odd.bin
+like "$(cat err)" "cannot emulate the instruction at 0x14 ( 67 df 05 00 00 00 d0" "is told with its place"
 not_ok "an initramfs larger than memory" byre run --kernel vmlinux -m 64M --initrd vmlinux
 done_testing
