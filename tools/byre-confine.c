@@ -113,9 +113,10 @@ struct labelling {
 static void label_file(const struct blk *b, bool backing, void *arg)
 {
 	struct labelling *l = arg;
-	enum svirt_role role = backing || !l->disk->writable ? SVIRT_READ
-			       : l->disk->shared             ? SVIRT_SHARED
-							     : SVIRT_WRITTEN;
+	enum svirt_role role = backing             ? SVIRT_READ
+			       : l->disk->shared   ? SVIRT_SHARED
+			       : l->disk->writable ? SVIRT_WRITTEN
+						   : SVIRT_READ;
 
 	if (l->ret == 0)
 		l->ret = svirt_label(l->svirt, blk_filename(b), role, l->err);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/math.h"
+#include "block/driver.h"
 
 #define RATE_MAX 1000000000000000ull
 
@@ -142,7 +143,8 @@ static int take_image_options(
 	ret = ret ? ret : take_device(opts, &s->disk, &read_only, err);
 	if (ret == 0 && cache && blk_cache_mode(cache, flags))
 		ret = err_set(err, EINVAL, "'%s' is not a cache mode", cache);
-	if (s->disk.disk.reservations && !cache)
+	/* Others' writes do not come into this host's cache. */
+	if ((s->disk.disk.reservations || s->shared) && !cache)
 		*flags |= BLK_O_DIRECT;
 	s->disk.disk.discard =
 		discard && (!strcmp(discard, "unmap") || !strcmp(discard, "on"));
@@ -169,6 +171,26 @@ static int take_file(struct opts *opts, char **file, struct err *err)
 	return 0;
 }
 
+/* Two programs would write a format's tables; and what is smaller than the storage's blocks is
+ * read and written back, by each host for itself. */
+static int check_shared(const struct blk *b, struct err *err)
+{
+	uint32_t align = 0;
+
+	for (const struct blk *n = b; n; n = n->file)
+		align = MAX(align, n->limits.request_align);
+	if (strcmp(blk_driver_name(b), "raw") != 0)
+		return err_set(err, EINVAL,
+			"share-rw=on: a disk that others write is raw, and not %s",
+			blk_driver_name(b));
+	if (align > BLK_SECTOR)
+		return err_set(err, ENOTSUP,
+			"share-rw=on: its storage has blocks of %u bytes, and the guest "
+			"%u",
+			align, BLK_SECTOR);
+	return 0;
+}
+
 static int open_spec(struct disk_spec *s, const char *text, bool look, struct err *err)
 {
 	struct opts *opts = opts_new();
@@ -185,6 +207,12 @@ static int open_spec(struct disk_spec *s, const char *text, bool look, struct er
 	if (ret == 0) {
 		s->disk.disk.blk = blk_open(file, opts, flags, err);
 		ret = s->disk.disk.blk ? 0 : -err->code;
+	}
+	if (ret == 0 && s->shared)
+		ret = check_shared(s->disk.disk.blk, err);
+	if (ret) {
+		blk_close(s->disk.disk.blk);
+		s->disk.disk.blk = NULL;
 	}
 	opts_free(opts);
 	free(file);

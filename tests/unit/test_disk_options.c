@@ -19,6 +19,9 @@
 #include "tests/unit/support_files.h"
 #include "vmm/disk_options.h"
 
+/* Where tests run there may be no direct I/O, which is what share-rw=on does without cache=. */
+#define SHARED_RAW ",format=raw,share-rw=on,cache=writeback"
+
 static const char *image(const char *format, const char *name)
 {
 	const char *path = scratch_path(name);
@@ -123,16 +126,33 @@ static void a_raw_disk_can_be_shared(void **state)
 	struct disk_spec one, two;
 
 	(void)state;
-	assert_int_equal(open_disk(&one, raw, ",format=raw,share-rw=on"), 0);
+	assert_int_equal(open_disk(&one, raw, SHARED_RAW), 0);
 	is_refused(raw, ",format=raw"); /* both have to say so */
-	assert_int_equal(open_disk(&two, raw, ",format=raw,share-rw=on"), 0);
+	assert_int_equal(open_disk(&two, raw, SHARED_RAW), 0);
 	assert_true(one.shared && two.shared && two.writable);
 	close_disk(&two);
 	close_disk(&one);
 
 	/* Two programs would write its tables. */
-	assert_int_equal(open_disk(&one, qcow2, ",format=qcow2,share-rw=on"), 0);
-	is_refused(qcow2, ",format=qcow2,share-rw=on");
+	assert_int_equal(open_disk(&one, qcow2, ",format=qcow2,share-rw=on"), -EINVAL);
+	assert_null(one.disk.disk.blk);
+}
+
+/* As by two mounts of one server: one of them has the lock for both. */
+static void two_names_of_a_file_can_be_paths(void **state)
+{
+	const char *path = image("raw", "disk");
+	char text[768];
+	struct err err = ERR_INIT;
+	struct disk_spec one;
+
+	(void)state;
+	snprintf(text, sizeof(text),
+		"driver=raw,file.driver=multipath,file.assume-same=on,file.path.0=%s,"
+		"file.path.1.driver=file,file.path.1.filename=%s,file.path.1.locking=off",
+		path, path);
+	assert_int_equal(disk_options_open(&one, text, &err), 0);
+	is_refused(path, ",format=raw");
 	close_disk(&one);
 }
 
@@ -151,7 +171,7 @@ static void looking_does_not_mind(void **state)
 	assert_int_equal(blk_flags(look.disk.disk.blk) & BLK_O_RDWR, 0);
 	close_disk(&look);
 	close_disk(&one);
-	strcat(text, ",media=cdrom,iface=ahci,share-rw=on");
+	strcat(text, ",media=cdrom,iface=ahci,cache=writeback,share-rw=on");
 	assert_int_equal(disk_options_look(&look, text, &err), 0);
 	assert_true(!look.writable && look.shared);
 	close_disk(&look);
@@ -176,6 +196,7 @@ int main(void)
 		cmocka_unit_test(a_tool_may_read_it_and_not_write),
 		cmocka_unit_test(a_disk_that_is_read_has_no_writer),
 		cmocka_unit_test(a_raw_disk_can_be_shared),
+		cmocka_unit_test(two_names_of_a_file_can_be_paths),
 		cmocka_unit_test(looking_does_not_mind),
 	};
 
