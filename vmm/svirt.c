@@ -137,13 +137,14 @@ static void registry_path(
 /* Opens a note that is still in its place when it is locked: one that is being removed is
  * not. The lock is not waited for: -EWOULDBLOCK. It is open for reading, which is all that
  * the machine may do with it (svirt_inherit). */
-static int open_locked(const char *path, int how)
+static int open_locked(const char *path, int flags, int how)
 {
 	struct stat st, now;
 	int fd, ret;
 
 	for (;;) {
-		fd = open(path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+		fd = open(path, flags | O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW,
+			0600);
 		if (fd < 0)
 			return -errno;
 		if (flock(fd, how | LOCK_NB)) {
@@ -207,7 +208,7 @@ static int take_pair(struct svirt *s, const char *pair, struct err *err)
 
 	snprintf(s->pair, sizeof(s->pair), "%s", pair);
 	registry_path(s, pair, path);
-	s->pair_fd = open_locked(path, LOCK_EX);
+	s->pair_fd = open_locked(path, O_CREAT, LOCK_EX);
 	if (s->pair_fd >= 0)
 		return 0;
 	err_errno(err, -s->pair_fd, "%s", path);
@@ -297,25 +298,36 @@ static void note_path(
 	registry_path(s, name, path);
 }
 
-/* What the note says is what was there before all machines; where it says nothing yet, it is
- * what is there now. */
-static int write_note(const struct svirt *s, const char *note, const char *path)
+/* The label that the file has now; "" where it has none. */
+static int label_now(const struct svirt *s, const char *path, char label[SVIRT_LABEL_MAX])
 {
-	char label[SVIRT_LABEL_MAX] = "";
-	int ret = s->store.get(s->store.arg, path, label), fd;
-	struct stat st;
+	int ret = s->store.get(s->store.arg, path, label);
 
 	if (ret == -ENODATA)
-		ret = 0;
+		label[0] = '\0';
+	return ret == -ENODATA ? 0 : ret;
+}
+
+/* What the note says is what was there before all machines; where it says nothing yet, it is
+ * what is there now, and *made is set. */
+static int write_note(
+	const struct svirt *s, const char *note, const char *path, bool *made)
+{
+	char label[SVIRT_LABEL_MAX + 1];
+	int ret = label_now(s, path, label), fd;
+	struct stat st;
+
+	*made = false;
 	if (ret || stat(note, &st) || st.st_size)
 		return ret;
+	*made = true;
 	fd = open(note, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return -errno;
 	/* With its end marked, so that no label is something too. */
 	strcat(label, "\n");
-	if (write(fd, label, strlen(label)) < 0)
-		ret = -errno;
+	if (write(fd, label, strlen(label)) != (ssize_t)strlen(label))
+		ret = -EIO;
 	close(fd);
 	return ret;
 }
@@ -342,30 +354,60 @@ static bool is_known(const struct svirt *s, const struct stat *file)
 	return false;
 }
 
+/* Locks the note as the role needs it: exclusively, or with those who have given the file the
+ * same label. *first: nobody else has it. */
+static int lock_note(const struct svirt *s, const char *note, const char *path,
+	enum svirt_role role, const char *label, bool *first)
+{
+	int fd = open_locked(note, O_CREAT, LOCK_EX);
+	char now[SVIRT_LABEL_MAX];
+
+	*first = fd >= 0;
+	if (fd != -EWOULDBLOCK || role == SVIRT_WRITTEN)
+		return fd;
+	fd = open_locked(note, O_CREAT, LOCK_SH);
+	if (fd >= 0 && (label_now(s, path, now) || strcmp(now, label) != 0)) {
+		close(fd);
+		return -EWOULDBLOCK;
+	}
+	return fd;
+}
+
+static int set_label(const struct svirt *s, const char *note, const char *path,
+	const char *label, bool *made)
+{
+	int ret = write_note(s, note, path, made);
+
+	return ret ? ret : s->store.set(s->store.arg, path, label);
+}
+
 /* The registry is locked. */
 static int label_file(struct svirt *s, const char *path, const struct stat *st,
 	enum svirt_role role, struct err *err)
 {
 	struct svirt_file *f = &s->file[s->n_files];
 	char note[NOTE_PATH_MAX], label[SVIRT_LABEL_MAX];
-	int ret;
+	bool first, made = false;
+	int ret = 0;
 
 	note_path(s, st, note);
 	label_of_role(s, role, label);
-	f->note_fd = open_locked(note, role == SVIRT_WRITTEN ? LOCK_EX : LOCK_SH);
+	f->note_fd = lock_note(s, note, path, role, label, &first);
 	if (f->note_fd == -EWOULDBLOCK)
-		return err_set(err, EBUSY, "%s: another machine %s it", path,
-			role == SVIRT_WRITTEN ? "uses" : "writes");
+		return err_set(err, EBUSY,
+			"%s: another machine uses it, and not in the same way", path);
 	if (f->note_fd < 0)
 		return err_errno(err, -f->note_fd, "%s", note);
-	ret = write_note(s, note, path);
-	ret = ret ? ret : s->store.set(s->store.arg, path, label);
+	if (first)
+		ret = set_label(s, note, path, label, &made);
 	f->path = ret ? NULL : strdup(path);
 	if (f->path) {
+		if (role != SVIRT_WRITTEN)
+			flock(f->note_fd, LOCK_SH);
 		s->n_files++;
 		return 0;
 	}
-	if (flock(f->note_fd, LOCK_EX | LOCK_NB) == 0)
+	if (made)
 		unlink(note);
 	close(f->note_fd);
 	if (ret == -ENOTSUP)
@@ -412,6 +454,15 @@ static int restore(struct svirt *s, struct svirt_file *f, struct err *err)
 		   : 0;
 }
 
+static bool is_pair(const char *name)
+{
+	unsigned a, b;
+	int end = 0;
+
+	return sscanf(name, "c%4u,c%4u%n", &a, &b, &end) == 2 && !name[end] && a < b &&
+	       b < SVIRT_CATEGORIES;
+}
+
 /* Pairs whose holder was killed are free, but their files are still there. */
 static void sweep_pairs(const struct svirt *s)
 {
@@ -421,10 +472,10 @@ static void sweep_pairs(const struct svirt *s)
 	int fd;
 
 	while (d && (e = readdir(d))) {
-		if (!strchr(e->d_name, ','))
+		if (!is_pair(e->d_name))
 			continue;
 		registry_path(s, e->d_name, path);
-		fd = open_locked(path, LOCK_EX);
+		fd = open_locked(path, 0, LOCK_EX);
 		if (fd >= 0) {
 			unlink(path);
 			close(fd);

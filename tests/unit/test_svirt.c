@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/math.h"
 #include "tests/unit/support_files.h"
 #include "vmm/svirt.h"
 
@@ -205,6 +206,43 @@ static void a_pair_is_free_when_its_holder_is_dead(void **state)
 	close(fds[1]);
 }
 
+static bool is_there(const char *name)
+{
+	char path[256];
+
+	snprintf(path, sizeof(path), "%s/%s", options.registry, name);
+	return access(path, F_OK) == 0;
+}
+
+static void put(const char *name)
+{
+	char path[256];
+
+	snprintf(path, sizeof(path), "%s/%s", options.registry, name);
+	fclose(fopen(path, "we"));
+}
+
+/* The registry may be a folder that is somebody else's, too. */
+static void pairs_of_the_dead_are_swept_up_and_nothing_else(void **state)
+{
+	static const char *const strangers[] = {
+		"c1,c2,v", "c2,c1", "c1,c1024", "main.c,v", "c1, c2", "a,b"};
+	struct svirt s, other;
+
+	(void)state;
+	open_one(&s);
+	open_one(&other);
+	put("c1000,c1001");
+	for (unsigned i = 0; i < ARRAY_LEN(strangers); i++)
+		put(strangers[i]);
+	close_one(&s);
+	assert_false(is_there("c1000,c1001"));
+	assert_true(is_there(other.pair));
+	for (unsigned i = 0; i < ARRAY_LEN(strangers); i++)
+		assert_true(is_there(strangers[i]));
+	close_one(&other);
+}
+
 /* ---- files ----------------------------------------------------------------------- */
 
 static void files_are_labelled_by_role_and_put_back(void **state)
@@ -265,6 +303,33 @@ static void the_last_reader_puts_it_back(void **state)
 	assert_int_equal(notes(), 0);
 }
 
+static void a_file_has_one_label_for_all(void **state)
+{
+	static const enum svirt_role roles[2][2] = {
+		{SVIRT_SHARED, SVIRT_READ}, {SVIRT_READ, SVIRT_SHARED}};
+	const char *disk = scratch_file("lun", 1);
+	struct svirt first, second;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		char before[SVIRT_LABEL_MAX];
+
+		open_one(&first);
+		open_one(&second);
+		label(&first, disk, roles[i][0]);
+		snprintf(before, sizeof(before), "%s", label_of(disk));
+		assert_int_equal(svirt_label(&second, disk, roles[i][1], &err), -EBUSY);
+		assert_string_equal(label_of(disk), before);
+		label(&second, disk, roles[i][0]);
+		close_one(&first);
+		assert_string_equal(label_of(disk), before);
+		close_one(&second);
+		assert_string_equal(label_of(disk), "");
+	}
+	assert_int_equal(notes(), 0);
+}
+
 static void what_a_killed_one_left_is_put_back_by_the_next(void **state)
 {
 	const char *disk = scratch_file("left", 1);
@@ -285,6 +350,32 @@ static void what_a_killed_one_left_is_put_back_by_the_next(void **state)
 	label(&s, disk, SVIRT_READ);
 	close_one(&s);
 	assert_string_equal(label_of(disk), "u:r:home_t:s0");
+}
+
+/* Also if one in between could not label it. */
+static void a_true_label_is_not_forgotten(void **state)
+{
+	const char *disk = scratch_file("kept", 1);
+	struct err err = ERR_INIT;
+	struct svirt s;
+
+	(void)state;
+	fake_set(NULL, disk, "u:r:home_t:s0");
+	if (fork() == 0) {
+		open_one(&s);
+		label(&s, disk, SVIRT_WRITTEN);
+		_exit(0);
+	}
+	wait(NULL);
+	open_one(&s);
+	fail_set = EPERM;
+	assert_int_equal(svirt_label(&s, disk, SVIRT_WRITTEN, &err), -EPERM);
+	fail_set = 0;
+	assert_int_equal(notes(), 1);
+	label(&s, disk, SVIRT_READ);
+	close_one(&s);
+	assert_string_equal(label_of(disk), "u:r:home_t:s0");
+	assert_int_equal(notes(), 0);
 }
 
 static void what_cannot_be_labelled(void **state)
@@ -349,7 +440,10 @@ int main(void)
 		cmocka_unit_test(pairs_are_two_categories_in_order),
 		cmocka_unit_test(no_two_processes_have_the_same_pair),
 		cmocka_unit_test(a_pair_is_free_when_its_holder_is_dead),
+		cmocka_unit_test(pairs_of_the_dead_are_swept_up_and_nothing_else),
 		cmocka_unit_test(files_are_labelled_by_role_and_put_back),
+		cmocka_unit_test(a_file_has_one_label_for_all),
+		cmocka_unit_test(a_true_label_is_not_forgotten),
 		cmocka_unit_test(the_last_reader_puts_it_back),
 		cmocka_unit_test(what_a_killed_one_left_is_put_back_by_the_next),
 		cmocka_unit_test(what_cannot_be_labelled),
