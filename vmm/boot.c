@@ -379,8 +379,23 @@ static int boot_elf(struct vm *vm, const struct boot *b, struct err *err)
 
 /* ---- all of it ------------------------------------------------------------------- */
 
+static int read_head(struct boot *b, struct err *err)
+{
+	int ret = hostfile_read(
+		&b->kernel, 0, b->head, MIN(b->kernel.bytes, sizeof(b->head)), err);
+
+	if (ret == 0 && !is_elf(b) && !is_bzimage(b))
+		ret = err_set(err, EINVAL, "%s: neither a bzImage nor an ELF kernel",
+			b->kernel.name);
+	return ret;
+}
+
 int boot_load(struct vm *vm, struct boot *b, uint64_t rsdp, struct err *err)
 {
+	int ret = read_head(b, err);
+
+	if (ret)
+		return ret;
 	b->rsdp = rsdp;
 	return is_elf(b) ? boot_elf(vm, b, err) : boot_bzimage(vm, b, err);
 }
@@ -390,11 +405,7 @@ static int open_all(struct boot *b, const struct boot_options *o, struct err *er
 	int ret = hostfile_open(&b->kernel, o->kernel, err);
 
 	if (ret == 0)
-		ret = hostfile_read(&b->kernel, 0, b->head,
-			MIN(b->kernel.bytes, sizeof(b->head)), err);
-	if (ret == 0 && !is_elf(b) && !is_bzimage(b))
-		ret = err_set(err, EINVAL, "%s: neither a bzImage nor an ELF kernel",
-			o->kernel);
+		ret = read_head(b, err);
 	if (ret == 0 && o->initrd)
 		ret = hostfile_open(&b->initrd, o->initrd, err);
 	b->cmdline = strdup(o->cmdline ? o->cmdline : "");

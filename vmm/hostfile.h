@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Files of the host that the guest is started from: kernels, initramfs, firmware. They are kept open,
- * since each reset reads them again and nothing may be opened then any more, and they are read and
- * not mapped: policies of SELinux let a machine read them only, and one that gets shorter is an error
- * then, not a signal.
+ * Files of the host that the guest is started from: kernels, initramfs, firmware. They are
+ * read and not mapped: policies of SELinux let a machine read them only, and one that got
+ * shorter is an error then, not a signal.
  */
 #ifndef BYRE_VMM_HOSTFILE_H
 #define BYRE_VMM_HOSTFILE_H
