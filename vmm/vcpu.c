@@ -325,7 +325,9 @@ static void count_exit(struct vcpu *c, uint32_t reason)
 static void fail_internally(struct vcpu *c)
 {
 	const struct kvm_run *run = c->run;
-	struct kvm_regs regs = {.rip = 0};
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	char place[32] = "";
 	char bytes[3 * sizeof(run->emulation_failure.insn_bytes) + 1] = "";
 	unsigned n = 0;
 
@@ -341,9 +343,12 @@ static void fail_internally(struct vcpu *c)
 			sizeof(run->emulation_failure.insn_bytes));
 	for (unsigned i = 0; i < n; i++)
 		sprintf(bytes + 3 * i, " %02x", run->emulation_failure.insn_bytes[i]);
-	ioctl(c->fd, KVM_GET_REGS, &regs);
-	vm_fail(c->vm, "vCPU %u: KVM cannot emulate the instruction at 0x%llx (%s )",
-		c->index, (unsigned long long)regs.rip, bytes);
+	if (ioctl(c->fd, KVM_GET_REGS, &regs) == 0 &&
+		ioctl(c->fd, KVM_GET_SREGS, &sregs) == 0)
+		snprintf(place, sizeof(place), " at 0x%llx",
+			(unsigned long long)(sregs.cs.base + regs.rip));
+	vm_fail(c->vm, "vCPU %u: KVM cannot emulate an instruction%s%s%s", c->index,
+		place, n ? ":" : "", bytes);
 }
 
 static void handle_exit(struct vcpu *c)

@@ -115,6 +115,6 @@ zeros () { head -c "$1" /dev/zero; }
 	printf '\352\000\000\000\360' && zeros 11
 } >odd.bin
 not_ok "what KVM cannot emulate" timeout 60 byre run --firmware ./odd.bin
-like "$(cat err)" "cannot emulate the instruction at 0x14 ( 67 df 05 00 00 00 d0" "is told with its place"
+like "$(cat err)" "cannot emulate an instruction at 0xf0014: 67 df 05 00 00 00 d0" "is told with its place"
 not_ok "an initramfs larger than memory" byre run --kernel vmlinux -m 64M --initrd vmlinux
 done_testing
