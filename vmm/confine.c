@@ -169,6 +169,7 @@ int confine_begin(struct confine_options *o, struct err *err)
 
 struct giving_up {
 	bool namespaces, network, empty_root, labelled;
+	bool keeps_capabilities; /* the last thread: a policy does not let it give them up */
 	const struct user *user; /* NULL: as now */
 	uint64_t capabilities;   /* that stay */
 	int rules_fd;            /* Landlock's; -1: none */
@@ -207,8 +208,8 @@ static int give_up(void *arg)
 	if (ret == 0) {
 		g->step = "capabilities";
 		ret = drop_capabilities(g->capabilities);
-		if (ret == -EACCES && g->labelled)
-			ret = 0;
+		g->keeps_capabilities = ret == -EACCES && g->labelled;
+		ret = g->keeps_capabilities ? 0 : ret;
 	}
 	if (ret == 0) {
 		g->step = "no new privileges";
@@ -323,6 +324,10 @@ int confine_process(const struct confine_options *o, struct err *err)
 	ret = every_thread(give_up, &g, "threads", err);
 	if (g.rules_fd >= 0)
 		close(g.rules_fd);
+	if (g.keeps_capabilities)
+		log_line(LOG_LEVEL_INFO, "SELinux does not let capabilities be given up: "
+					 "its policy has to "
+					 "deny their use");
 	ret = ret ? ret : finish(o, err);
 	return ret ? err_prefix(err, "cannot be confined (%s)", g.step) : 0;
 }

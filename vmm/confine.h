@@ -53,8 +53,8 @@ struct confine_options {
 	enum confine_when namespaces; /* mount, IPC, UTS and network; needs root */
 	const char *user;	      /* "NAME[:GROUP]"; NULL: as now */
 	bool ends_with_parent;	      /* by SIGTERM */
-	bool labelled;		      /* a policy of SELinux may deny it to look at its capabilities,
-				       * and so denies their use */
+	bool labelled;		      /* SELinux has a domain for it, which may deny it to change its
+				       * capabilities and is then what denies their use */
 
 	unsigned needs; /* enum blk_needs of all disks, and what else is to work */
 	struct confine_path path[CONFINE_PATHS_MAX];

@@ -104,7 +104,8 @@ int drop_capabilities(uint64_t but)
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct set[_LINUX_CAPABILITY_U32S_3];
 
-	if (syscall(SYS_capget, &header, set))
+	memset(set, 0, sizeof(set));
+	if (but && syscall(SYS_capget, &header, set))
 		return -errno;
 	for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
 		set[i].permitted &= (uint32_t)(but >> 32 * i);
