@@ -47,7 +47,7 @@ guest_pack () {
 guest_begins () {
 	cat <<'END'
 #!/bin/busybox sh
-export PATH=/bin
+export PATH=/sbin:/usr/sbin:/bin:/usr/bin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
