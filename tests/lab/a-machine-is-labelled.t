@@ -47,7 +47,10 @@ as_machine () (
 )
 is_denied () { not_ok "$@" && like "$(cat err)" "denied\|not permitted" "by the policy"; }
 # Capabilities and io_uring it tries, and does without.
-denials () { dmesg | grep 'avc: *denied' | grep "scontext=system_u:system_r:svirt_t" | grep -v 'tclass=\(capability\|anon_inode\)\|{ getcap }'; }
+denials () {
+	dmesg | grep 'avc: *denied' | grep "scontext=system_u:system_r:svirt_t" |
+		grep -v 'tclass=\(capability\|anon_inode\)\|{ [gs]etcap }'
+}
 
 not_ok "without SELinux it does not start" byre run --kernel vmlinux --svirt
 like "$(cat err)" "SELinux is not on" "and that is said"
