@@ -85,13 +85,10 @@ static int open_header(struct blk *b, struct opts *opts, struct err *err)
 static int disk_open(struct blk *b, struct opts *opts, struct err *err)
 {
 	struct luks_disk *d = b->state;
-	unsigned flags = b->flags;
 	uint64_t whole;
 	int ret;
 
-	if (!(flags & BLK_O_SOLE_WRITER))
-		flags |= BLK_O_SHARE_WRITE;
-	if (!blk_open_child(b, opts, "file", NULL, flags, err))
+	if (!blk_open_child(b, opts, "file", NULL, b->flags | BLK_O_SHARE_WRITE, err))
 		return -err->code;
 	ret = open_header(b, opts, err);
 	if (ret)

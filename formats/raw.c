@@ -66,7 +66,7 @@ static int raw_open(struct blk *b, struct opts *opts, struct err *err)
 		return ret;
 	/* As a disk it has no metadata in the file. In a protocol's place its parent may,
 	 * and what others are read through must not change. */
-	if (!(flags & (BLK_O_PROTOCOL | BLK_O_BACKED | BLK_O_SOLE_WRITER)))
+	if (!(flags & (BLK_O_PROTOCOL | BLK_O_BACKED)))
 		flags |= BLK_O_SHARE_WRITE;
 	if (!blk_open_child(b, opts, "file", NULL, flags, err))
 		return -err->code;

@@ -314,13 +314,15 @@ static int write_note(
 	const struct svirt *s, const char *note, const char *path, bool *made)
 {
 	char label[SVIRT_LABEL_MAX + 1];
-	int ret = label_now(s, path, label), fd;
 	struct stat st;
+	int ret, fd;
 
-	*made = false;
-	if (ret || stat(note, &st) || st.st_size)
+	if (stat(note, &st))
+		return -errno;
+	*made = !st.st_size;
+	ret = *made ? label_now(s, path, label) : 0;
+	if (ret || !*made)
 		return ret;
-	*made = true;
 	fd = open(note, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return -errno;

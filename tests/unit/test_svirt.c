@@ -27,7 +27,7 @@
 
 /* ---- a store of labels: "FILE.label" beside each ------------------------------------ */
 
-static int fail_set; /* errno of the next attempt to set one */
+static int fail_get, fail_set; /* errno of the next attempts */
 
 static int fake_get(void *arg, const char *path, char label[SVIRT_LABEL_MAX])
 {
@@ -35,6 +35,8 @@ static int fake_get(void *arg, const char *path, char label[SVIRT_LABEL_MAX])
 	FILE *f;
 
 	(void)arg;
+	if (fail_get)
+		return -fail_get;
 	snprintf(name, sizeof(name), "%s.label", path);
 	f = fopen(name, "re");
 	if (!f)
@@ -389,6 +391,10 @@ static void what_cannot_be_labelled(void **state)
 	fail_set = ENOTSUP; /* a file system without labels is left alone */
 	assert_int_equal(svirt_label(&s, disk, SVIRT_WRITTEN, &err), 0);
 	assert_int_equal(s.n_files, 0);
+	fail_get = ENOTSUP; /* also where that shows at the first look */
+	assert_int_equal(svirt_label(&s, disk, SVIRT_WRITTEN, &err), 0);
+	assert_int_equal(notes(), 0);
+	fail_get = 0;
 	fail_set = EPERM;
 	assert_int_equal(svirt_label(&s, disk, SVIRT_WRITTEN, &err), -EPERM);
 	assert_non_null(strstr(err.msg, "nfs"));
