@@ -584,6 +584,8 @@ static unsigned child_flags(const struct blk *parent, unsigned flags)
 	flags &= ~(unsigned)(filter ? NOT_BELOW : NOT_FOR_CHILDREN);
 	if (!filter || (parent->flags & BLK_O_PROTOCOL))
 		flags |= BLK_O_PROTOCOL;
+	if (flags & BLK_O_SOLE_WRITER)
+		flags &= ~(unsigned)BLK_O_SHARE_WRITE;
 	return flags | BLK_O_DISCARD; /* the parent decides what is discarded */
 }
 
