@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/aio.h"
+
 static int check(struct hostfile *f, struct err *err)
 {
 	struct stat st;
@@ -46,12 +48,11 @@ int hostfile_read(const struct hostfile *f, uint64_t offset, void *buf, uint64_t
 	uint8_t *at = buf;
 
 	while (bytes) {
-		ssize_t n = pread(f->fd, at, bytes, (off_t)offset);
+		struct iovec iov = {at, bytes};
+		ssize_t n = aio_preadv(f->fd, &iov, 1, offset);
 
-		if (n < 0 && errno == EINTR)
-			continue;
 		if (n < 0)
-			return err_errno(err, errno, "%s", f->name);
+			return err_errno(err, (int)-n, "%s", f->name);
 		if (n == 0)
 			return err_set(err, EIO, "%s: ends at %llu, and had %llu bytes",
 				f->name, (unsigned long long)offset,

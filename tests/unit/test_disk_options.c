@@ -14,8 +14,8 @@
 #include <string.h>
 
 #include "base/math.h"
-#include "block/secret.h"
 #include "block/format.h"
+#include "block/secret.h"
 #include "tests/unit/support_files.h"
 #include "vmm/disk_options.h"
 
