@@ -432,7 +432,10 @@ static void has_left(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-/* An access that made it leave is finished by the next KVM_RUN, so that one is made, with
+/* Whoever asked for a reset is not let in again before: KVM may leave a vCPU as after INIT when
+ * it meets a triple fault, and it would go on where firmware begins.
+ *
+ * An access that made it leave is finished by the next KVM_RUN, so that one is made, with
  * immediate_exit, before it counts as outside: its registers are whole then. */
 static void run_guest(struct vcpu *c)
 {
@@ -443,9 +446,10 @@ static void run_guest(struct vcpu *c)
 			count_exit(c, KVM_EXIT_INTR);
 		} else {
 			vm_fail(c->vm, "vCPU %u: %s", c->index, strerror(errno));
-			break;
 		}
-	} while (!__atomic_load_n(&c->run->immediate_exit, __ATOMIC_ACQUIRE));
+	} while (!__atomic_load_n(&c->run->immediate_exit, __ATOMIC_ACQUIRE) &&
+		 !vm_has_request(c->vm));
+	__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_RELEASE);
 	ioctl(c->fd, KVM_RUN, 0);
 }
 
@@ -458,7 +462,7 @@ static void *vcpu_main(void *arg)
 	while (wait_until_running(c)) {
 		run_guest(c);
 		has_left(c->vm);
-		/* Failed by itself: until the others were stopped. */
+		/* It left by itself: until the others were stopped. */
 		while (is_running(c->vm))
 			usleep(1000);
 	}

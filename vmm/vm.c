@@ -217,9 +217,14 @@ void vm_ask(struct vm *vm, enum vm_request request)
 	pthread_mutex_lock(&vm->lock);
 	/* The worse wish stands: who failed is not reset. */
 	if (request > vm->request)
-		vm->request = request;
+		__atomic_store_n(&vm->request, request, __ATOMIC_RELEASE);
 	pthread_cond_broadcast(&vm->changed);
 	pthread_mutex_unlock(&vm->lock);
+}
+
+bool vm_has_request(const struct vm *vm)
+{
+	return __atomic_load_n(&vm->request, __ATOMIC_ACQUIRE) != VM_NOTHING;
 }
 
 void vm_fail(struct vm *vm, const char *fmt, ...)
@@ -423,7 +428,7 @@ static enum vm_request next_request(struct vm *vm, bool *ran)
 		}
 	}
 	request = vm->request;
-	vm->request = VM_NOTHING;
+	__atomic_store_n(&vm->request, VM_NOTHING, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&vm->lock);
 	return request;
 }

@@ -150,6 +150,7 @@ int vm_set_slot(struct vm *vm, unsigned slot, uint64_t base, uint64_t bytes, voi
 int vm_run(struct vm *vm, struct err *err);
 /* From any thread, devices included. */
 void vm_ask(struct vm *vm, enum vm_request request);
+bool vm_has_request(const struct vm *vm); /* one that is not met yet: no vCPU enters the guest */
 void vm_fail(struct vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* To stand still, and why; returns at once. It stands when a vm_call() has been answered. */
 void vm_pause(struct vm *vm, enum vm_status why);

@@ -25,12 +25,13 @@ echo "END"
 poweroff -f
 END
 
-# boot NAME OPTION...: runs the commands in the file `job`, which is the second disk.
+# boot NAME OPTION...: runs the commands in the file `job`, which is the second disk. The kernel's command line has
+# $kernel_words, too.
 boot () {
 	boot_name=$1
 	shift
 	truncate -s %512 job
-	timeout 200 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
+	timeout 200 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1 $kernel_words" -m 256M \
 		"$@" --disk file=job,format=raw,readonly </dev/null >console 2>errors
 	guest_ended "$boot_name" $?
 }
@@ -96,6 +97,23 @@ ok "killed: no worse than leaks" test $status -eq 0 -o $status -eq 3
 for i in $(seq 0 $((flushed - 1))); do echo "read -q -P $((65 + i % 26)) $((i * 64))k 64k"; done >commands
 byre-io -r kill.qcow2 <commands >io.out 2>&1
 is "$?:$(sed 's/byre-io> //g' io.out | grep -c .)" 0:0 "killed: all that was flushed is there"
+
+# ---- a triple fault ------------------------------------------------------------------------
+
+# The kernel is loaded each time before the processor goes on, which KVM on AMD's has left where firmware begins.
+cat >job <<'END'
+b=/bin/busybox
+n=$($b head -c 1 /dev/vda | $b tr '\000\001\002' 012)
+echo "boot $n"
+[ "$n" = 2 ] && exit
+printf "\\00$((n + 1))" | $b dd of=/dev/vda conv=notrunc,fsync 2>/dev/null
+$b reboot -f
+END
+ok "an image" byre-img create -q -f qcow2 faults.qcow2 1M
+kernel_words=reboot=t
+boot "triple faults" --disk file=faults.qcow2,format=qcow2
+kernel_words=
+is "$(said | grep '^boot' | tr '\n' ' ')" "boot 0 boot 1 boot 2 " "triple faults: each time it begins anew"
 
 # ---- refusals ------------------------------------------------------------------------------
 
