@@ -134,5 +134,17 @@ zeros () { head -c "$1" /dev/zero; }
 } >odd.bin
 not_ok "what KVM cannot emulate" timeout 60 byre run --firmware ./odd.bin
 like "$(cat err)" "cannot emulate an instruction at 0xf0014: 67 df 05 00 00 00 d0" "is told with its place"
+# Firmware that does nothing, with variables that it could write: they are one machine's, as disks are.
+{ zeros 131056 && printf '\372\364\353\375' && zeros 12; } >idle.bin
+ok "variables" byre-img create -q -f raw vars.fd 128K
+byre run --firmware ./idle.bin --vars vars.fd --qmp unix:idle.sock,server=on,wait=off </dev/null >idle.out 2>&1 &
+idle=$!
+within 60 byre ctl idle.sock status || fail "a machine that is idle" "$(cat idle.out)"
+not_ok "another machine with its variables" timeout 60 byre run --firmware ./idle.bin --vars vars.fd
+like "$(cat err)" "using the image .vars.fd.*(byre, pid $idle)" "is refused"
+not_ok "and a tool that would write them" byre-io -f raw -c 'write -q 0 512' vars.fd
+ok "it is ended" byre ctl idle.sock quit
+wait $idle
+is $? 0 "and ended well" || sed 's/^/# /' idle.out
 not_ok "an initramfs larger than memory" byre run --kernel vmlinux -m 64M --initrd vmlinux
 done_testing

@@ -457,6 +457,28 @@ static void images_are_opened_and_closed_by_name(void **state)
 		"\"DeviceNotFound\"");
 }
 
+#define ADD_DISK_RAW(node)                                                               \
+	"{\"execute\": \"blockdev-add\", \"arguments\": {\"node-name\": \"" node         \
+	"\", \"driver\": \"raw\", \"file\": {\"driver\": \"file\", \"filename\": "       \
+	"\"disk.raw\"}}}"
+
+static void an_image_is_nobody_elses_meanwhile(void **state)
+{
+	FILE *disk = fopen("disk.raw", "w");
+
+	(void)state;
+	assert_non_null(disk);
+	assert_int_equal(ftruncate(fileno(disk), 4096), 0);
+	fclose(disk);
+	negotiate();
+	ask(ADD_DISK_RAW("n1"), "{\"return\": {}}");
+	ask(ADD_DISK_RAW("n2"), "lock");
+	ask("{\"execute\": \"blockdev-del\", \"arguments\": {\"node-name\": \"n1\"}}",
+		"{\"return\": {}}");
+	ask(ADD_DISK_RAW("n2"), "{\"return\": {}}");
+	unlink("disk.raw");
+}
+
 static void a_job_goes_its_way(void **state)
 {
 	bool concluded = false, answered = false;
@@ -684,6 +706,7 @@ int main(void)
 		WITH(disks_are_told_of_and_changed),
 		WITH(a_failure_stops_the_machine_and_is_told),
 		WITH(images_are_opened_and_closed_by_name),
+		WITH(an_image_is_nobody_elses_meanwhile),
 		WITH(a_job_goes_its_way),
 		WITH(nonsense_is_answered_and_forgotten),
 		WITH(what_is_too_long_ends_the_session),
