@@ -306,24 +306,11 @@ static const char *format_of(const struct convert *c)
 static int set_backing(
 	struct convert *c, const struct img_target *target, struct err *err)
 {
-	if (c->backing && !img_has_option(target, "backing_file"))
-		return err_set(err, ENOTSUP,
-			"Backing file not supported for file format '%s'",
-			target->format->name);
-	if (c->backing_format && !img_has_option(target, "backing_fmt"))
-		return err_set(err, ENOTSUP,
-			"Backing format not supported for file format '%s'",
-			target->format->name);
-	if (c->backing)
-		opts_set(c->opts, "backing_file", c->backing);
-	if (c->backing_format)
-		opts_set(c->opts, "backing_fmt", c->backing_format);
-	c->backing = opts_peek(c->opts, "backing_file");
-	if (!c->backing)
-		return 0;
-	if (!*c->backing)
-		return err_set(
-			err, EINVAL, "Expected backing file name, got empty string");
+	int ret = img_set_backing(
+		target, c->opts, c->backing, c->backing_format, &c->backing, err);
+
+	if (ret || !c->backing)
+		return ret;
 	if (!opts_peek(c->opts, "backing_fmt"))
 		return err_set(err, EINVAL,
 			"Use of backing file requires explicit backing format");

@@ -65,26 +65,10 @@ static int check_backing(
 	struct create *c, const struct img_target *target, struct err *err)
 {
 	const char *name;
+	int ret = img_set_backing(
+		target, c->opts, c->backing, c->backing_format, &name, err);
 
-	if (c->backing && !img_has_option(target, "backing_file"))
-		return err_set(err, ENOTSUP,
-			"Backing file not supported for file format '%s'",
-			target->format->name);
-	if (c->backing_format && !img_has_option(target, "backing_fmt"))
-		return err_set(err, ENOTSUP,
-			"Backing format not supported for file format '%s'",
-			target->format->name);
-	if (c->backing)
-		opts_set(c->opts, "backing_file", c->backing);
-	if (c->backing_format)
-		opts_set(c->opts, "backing_fmt", c->backing_format);
-	name = opts_peek(c->opts, "backing_file");
-	if (!name)
-		return 0;
-	if (!*name)
-		return err_set(
-			err, EINVAL, "Expected backing file name, got empty string");
-	return look_at_backing(c, name, err);
+	return ret || !name ? ret : look_at_backing(c, name, err);
 }
 
 static int set_size(struct create *c, struct err *err)

@@ -174,6 +174,28 @@ bool img_has_option(const struct img_target *target, const char *name)
 	return find_option(target, name) != NULL;
 }
 
+int img_set_backing(const struct img_target *target, struct opts *opts, const char *name,
+	const char *format, const char **out, struct err *err)
+{
+	if (name && !img_has_option(target, "backing_file"))
+		return err_set(err, ENOTSUP,
+			"Backing file not supported for file format '%s'",
+			target->format->name);
+	if (format && !img_has_option(target, "backing_fmt"))
+		return err_set(err, ENOTSUP,
+			"Backing format not supported for file format '%s'",
+			target->format->name);
+	if (name)
+		opts_set(opts, "backing_file", name);
+	if (format)
+		opts_set(opts, "backing_fmt", format);
+	*out = opts_peek(opts, "backing_file");
+	if (*out && !**out)
+		return err_set(
+			err, EINVAL, "Expected backing file name, got empty string");
+	return 0;
+}
+
 /* Every option once, in the order of the tables, the format's first. */
 static size_t all_options(
 	const struct img_target *target, const struct blk_create_opt ***out)

@@ -87,6 +87,10 @@ void img_print_formatting(const char *filename, const char *format,
 /* A local file under this name as a path, owned by the caller; NULL for anything else. */
 char *img_local_path(const char *filename);
 
+/* A backing file's name and format, as arguments give them (NULL: not), into the options that say the
+ * same; *out is the name that stands there then, NULL: none. */
+int img_set_backing(const struct img_target *target, struct opts *opts, const char *name,
+	const char *format, const char **out, struct err *err);
 /* Looks at the backing file `name` of an image to be made: that it, and what lies below it,
  * is not the new image's own file, and that it opens. *out is the caller's to close; out
  * NULL: it need not be there. */
