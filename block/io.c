@@ -396,9 +396,8 @@ static bool is_guarded(const struct blk *b, uint64_t offset)
 	return b->probed && offset < BLK_PROBE_BYTES;
 }
 
-/* Would the disk pass for another format with this in it? iov NULL: zeros. */
-static int check_head(
-	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
+/* Would the disk pass for another format with this in it? data NULL: zeros. */
+static int check_head(struct blk *b, uint64_t offset, uint64_t bytes, const uint8_t *data)
 {
 	uint8_t *head = buf_alloc(BLK_PROBE_BYTES);
 	struct iovec all = {.iov_base = head, .iov_len = BLK_PROBE_BYTES};
@@ -412,8 +411,8 @@ static int check_head(
 	all.iov_len = size;
 	ret = size ? read_pieces(b, 0, size, &all, 1) : 0;
 	if (!ret) {
-		if (iov)
-			iov_to_buf(iov, niov, 0, head + offset, len);
+		if (data)
+			memcpy(head + offset, data, len);
 		else
 			memset(head + offset, 0, len);
 		blk_probe_head(head, MAX(size, offset + len), b->filename, &score);
@@ -498,23 +497,46 @@ void blk_packed_free(struct blk *b, struct blk_packed *p)
 		b->drv->packed_free(p);
 }
 
+static int write_now(struct blk *b, uint64_t offset, size_t bytes,
+	const struct iovec *iov, int niov, unsigned flags, unsigned driver_flags)
+{
+	if (flags & BLK_COMPRESSED)
+		return write_compressed(b, offset, bytes, iov, niov, driver_flags);
+	return write_pieces(b, offset, bytes, iov, niov, driver_flags);
+}
+
+/* What is looked at is what is written: the caller's memory may be a guest's, which can change it
+ * in between. */
+static int write_guarded(struct blk *b, uint64_t offset, size_t bytes,
+	const struct iovec *iov, int niov, unsigned flags, unsigned driver_flags)
+{
+	size_t len = MIN(bytes, (size_t)BLK_PROBE_BYTES - offset);
+	struct iovec *all = malloc(((size_t)niov + 1) * sizeof(*all));
+	uint8_t *head = buf_alloc(BLK_PROBE_BYTES);
+	int n = 1, ret = all && head ? 0 : -ENOMEM;
+
+	if (!ret) {
+		iov_to_buf(iov, niov, 0, head, len);
+		all[0] = (struct iovec){head, len};
+		if (len < bytes)
+			n += iov_slice(all + 1, iov, niov, len, bytes - len);
+		task_lock(&b->gate->guard);
+		ret = check_head(b, offset, bytes, head);
+		ret = ret ? ret
+			  : write_now(b, offset, bytes, all, n, flags, driver_flags);
+		task_unlock(&b->gate->guard);
+	}
+	buf_free(head);
+	free(all);
+	return ret;
+}
+
 static int write_ordered(struct blk *b, uint64_t offset, size_t bytes,
 	const struct iovec *iov, int niov, unsigned flags, unsigned driver_flags)
 {
-	bool guarded = is_guarded(b, offset);
-	int ret = 0;
-
-	if (guarded) {
-		task_lock(&b->gate->guard);
-		ret = check_head(b, offset, bytes, iov, niov);
-	}
-	if (!ret && (flags & BLK_COMPRESSED))
-		ret = write_compressed(b, offset, bytes, iov, niov, driver_flags);
-	else if (!ret)
-		ret = write_pieces(b, offset, bytes, iov, niov, driver_flags);
-	if (guarded)
-		task_unlock(&b->gate->guard);
-	return ret;
+	if (is_guarded(b, offset))
+		return write_guarded(b, offset, bytes, iov, niov, flags, driver_flags);
+	return write_now(b, offset, bytes, iov, niov, flags, driver_flags);
 }
 
 static bool becomes_zero(const struct blk *b, const struct iovec *iov, int niov,
@@ -694,7 +716,7 @@ int blk_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 				((offset | bytes) & b->gate->align_mask));
 	if (guarded) {
 		task_lock(&b->gate->guard);
-		ret = check_head(b, offset, bytes, NULL, 0);
+		ret = check_head(b, offset, bytes, NULL);
 	}
 	if (!ret)
 		ret = zero_pieces(b, offset, bytes, flags, stable.flags);
@@ -740,7 +762,7 @@ int blk_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	bytes = MIN(bytes, size - offset);
 	if (!(b->flags & BLK_O_DISCARD) || !b->drv->discard)
 		return 0;
-	if (is_guarded(b, offset) && check_head(b, offset, bytes, NULL, 0))
+	if (is_guarded(b, offset) && check_head(b, offset, bytes, NULL))
 		return 0;
 	m = middle_of(b, offset, bytes, b->limits.discard_align);
 	if (m.start >= m.end)

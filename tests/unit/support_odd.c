@@ -187,6 +187,7 @@ static int odd_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
 	enter(b, &op, offset, bytes, true);
 	pthread_mutex_lock(&d->lock);
 	d->writes++;
+	d->written = iov->iov_base;
 	if (!d->fail) {
 		iov_to_buf(iov, niov, 0, d->bytes + offset, bytes);
 		changed(b, offset, offset + bytes, flags);

@@ -48,6 +48,7 @@ struct odd_disk {
 	unsigned flags; /* of the last open or reflag */
 	unsigned reads, writes, zeros, unmaps, discards, flushes, fuas, copies;
 	uint64_t largest; /* request */
+	const void *written; /* where the last write found its bytes */
 };
 
 extern const struct blk_driver odd_driver, plain_driver, fmt_driver, pass_driver;

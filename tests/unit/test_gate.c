@@ -530,8 +530,14 @@ static void a_probed_disk_does_not_turn_into_another_format(void **state)
 	assert_int_equal(blk_pwrite(b, 3, "?", 1, 0), 0);
 	assert_int_equal(blk_pwrite(b, 100, buf, 4096, 0), 0);
 	assert_int_equal(blk_pwrite(b, 4096, buf, 4096, 0), 0);
+	assert_ptr_equal(d->written, buf);
 	assert_int_equal(blk_zero(b, 0, 512, 0), 0);
 	assert_memory_equal(d->bytes, "\0\0\0\0", 4);
+	/* What was looked at is a copy, so that it is that which is written. */
+	memset(buf, 1, sizeof(buf));
+	assert_int_equal(blk_pwrite(b, 1024, buf, 4096, 0), 0);
+	assert_ptr_not_equal(d->written, buf);
+	assert_memory_equal(d->bytes + 1024, buf, 4096);
 	blk_close(b);
 	/* Stated, it is the user's own business. */
 	b = blk_open_format("d", "plain", BLK_O_RDWR, &err);
