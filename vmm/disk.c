@@ -143,6 +143,7 @@ static int judge(struct disk *d, enum disk_kind kind, int ret)
 	if (policy == DISK_REPORT)
 		return ret;
 	__atomic_store_n(&d->last_error, -ret, __ATOMIC_RELAXED);
+	__atomic_store_n(&d->error_round, vm_round(d->vm), __ATOMIC_RELEASE);
 	vm_pause(d->vm, VM_STATUS_IO_ERROR);
 	return -ECANCELED;
 }

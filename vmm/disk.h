@@ -89,7 +89,8 @@ struct disk {
 	uint64_t next_iops_ns[3], next_bps_ns[3];
 	struct disk_count count[DISK_KINDS]; /* statistics; atomic */
 	uint64_t last_ns;		     /* when a request last ended; atomic */
-	int last_error;			     /* that stopped the machine; atomic */
+	int last_error;		     /* that stopped the machine; atomic */
+	uint64_t error_round;	     /* vm_round() then; atomic, after it */
 };
 
 uint64_t disk_bytes(const struct disk *d);

@@ -154,9 +154,11 @@ static struct json *node_facts(struct blk *b, const char *name, struct disk *d)
 /* It says whether the last stop was for this disk, as long as the machine stands for one. */
 static const char *io_status(const struct qmp_call *c, const struct disk *d)
 {
+	uint64_t round = __atomic_load_n(&d->error_round, __ATOMIC_ACQUIRE);
 	int error = __atomic_load_n(&d->last_error, __ATOMIC_RELAXED);
 
-	if (!error || vm_status(c->q->what.vm) != VM_STATUS_IO_ERROR)
+	if (!error || round != vm_round(c->q->what.vm) ||
+		vm_status(c->q->what.vm) != VM_STATUS_IO_ERROR)
 		return "ok";
 	return error == ENOSPC || error == EDQUOT ? "nospace" : "failed";
 }

@@ -396,32 +396,23 @@ static void kicked(int signal)
 	(void)signal;
 }
 
-/* False: the machine ends. */
-static bool wait_until_running(struct vcpu *c)
+/* Until the machine runs anew: in each of its rounds a vCPU goes in once. False: the machine ends. */
+static bool wait_for_round(struct vcpu *c)
 {
 	struct vm *vm = c->vm;
 	bool go;
 
 	pthread_mutex_lock(&vm->lock);
-	while (!vm->running && !vm->ending)
+	while (!(vm->running && c->round != vm->round) && !vm->ending)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 	go = !vm->ending;
 	if (go) {
+		c->round = vm->round;
 		vm->inside++;
 		__atomic_store_n(&c->run->immediate_exit, 0, __ATOMIC_RELEASE);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return go;
-}
-
-static bool is_running(struct vm *vm)
-{
-	bool running;
-
-	pthread_mutex_lock(&vm->lock);
-	running = vm->running;
-	pthread_mutex_unlock(&vm->lock);
-	return running;
 }
 
 static void has_left(struct vm *vm)
@@ -432,25 +423,34 @@ static void has_left(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
+/* True: it goes on. */
+static bool enter_guest(struct vcpu *c)
+{
+	if (ioctl(c->fd, KVM_RUN, 0) == 0) {
+		handle_exit(c);
+		return true;
+	}
+	if (errno == EINTR || errno == EAGAIN)
+		count_exit(c, KVM_EXIT_INTR);
+	else
+		vm_fail(c->vm, "vCPU %u: %s", c->index, strerror(errno));
+	return false;
+}
+
 /* Whoever asked for a reset is not let in again before: KVM may leave a vCPU as after INIT when
  * it meets a triple fault, and it would go on where firmware begins.
  *
- * An access that made it leave is finished by the next KVM_RUN, so that one is made, with
- * immediate_exit, before it counts as outside: its registers are whole then. */
+ * An access that made it leave is finished by the next KVM_RUN, and may take several: with
+ * immediate_exit they are made until there is nothing to finish, before the vCPU counts as outside.
+ * Its registers are whole then. */
 static void run_guest(struct vcpu *c)
 {
-	do {
-		if (ioctl(c->fd, KVM_RUN, 0) == 0) {
-			handle_exit(c);
-		} else if (errno == EINTR || errno == EAGAIN) {
-			count_exit(c, KVM_EXIT_INTR);
-		} else {
-			vm_fail(c->vm, "vCPU %u: %s", c->index, strerror(errno));
-		}
-	} while (!__atomic_load_n(&c->run->immediate_exit, __ATOMIC_ACQUIRE) &&
-		 !vm_has_request(c->vm));
+	while (!__atomic_load_n(&c->run->immediate_exit, __ATOMIC_ACQUIRE) &&
+		!vm_has_request(c->vm))
+		enter_guest(c);
 	__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_RELEASE);
-	ioctl(c->fd, KVM_RUN, 0);
+	while (enter_guest(c))
+		;
 }
 
 static void *vcpu_main(void *arg)
@@ -459,12 +459,9 @@ static void *vcpu_main(void *arg)
 
 	confine_thread(CONFINE_VCPU);
 	__atomic_store_n(&c->tid, (int)gettid(), __ATOMIC_RELAXED);
-	while (wait_until_running(c)) {
+	while (wait_for_round(c)) {
 		run_guest(c);
 		has_left(c->vm);
-		/* It left by itself: until the others were stopped. */
-		while (is_running(c->vm))
-			usleep(1000);
 	}
 	return NULL;
 }

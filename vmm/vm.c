@@ -276,6 +276,11 @@ enum vm_status vm_status(struct vm *vm)
 	return status;
 }
 
+uint64_t vm_round(const struct vm *vm)
+{
+	return __atomic_load_n(&vm->round, __ATOMIC_ACQUIRE);
+}
+
 bool vm_stopping(struct vm *vm)
 {
 	return __atomic_load_n(&vm->stopping, __ATOMIC_ACQUIRE);
@@ -315,7 +320,6 @@ static void start_devices(struct vm *vm)
 
 static void stop_devices(struct vm *vm)
 {
-	__atomic_store_n(&vm->stopping, true, __ATOMIC_RELEASE);
 	for (struct device *d = vm->devices; d; d = d->next)
 		if (d->ops->stop)
 			d->ops->stop(d);
@@ -385,7 +389,8 @@ static void answer_calls(struct vm *vm)
 }
 
 /* In the guest, until somebody wants something else. The lock is held, and given up while
- * devices are told. */
+ * devices are told. What waits in them for its turn gives up before the vCPUs are waited for: one may
+ * be resetting a device, and wait for that. */
 static void run_guest(struct vm *vm)
 {
 	pthread_mutex_unlock(&vm->lock);
@@ -393,10 +398,12 @@ static void run_guest(struct vm *vm)
 	start_devices(vm);
 	pthread_mutex_lock(&vm->lock);
 	vm->running = true;
+	__atomic_store_n(&vm->round, vm->round + 1, __ATOMIC_RELEASE);
 	pthread_cond_broadcast(&vm->changed);
 	while (!is_asked(vm) && vm->wanted == VM_STATUS_RUNNING && !vm->stop_once)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 	vm->stop_once = false;
+	__atomic_store_n(&vm->stopping, true, __ATOMIC_RELEASE);
 	stop_vcpus(vm);
 	pthread_mutex_unlock(&vm->lock);
 	stop_devices(vm);

@@ -72,6 +72,7 @@ struct vcpu {
 	pthread_t thread;
 	bool started;
 	int tid; /* of the thread; atomic, 0 before it runs */
+	uint64_t round; /* of the machine's, that it went into last */
 	uint64_t exits[VCPU_EXITS]; /* its thread counts, anybody reads; atomic */
 	struct state *initial; /* as KVM made it: what a reset goes back to */
 };
@@ -124,6 +125,7 @@ struct vm {
 	bool stop_once;	       /* it is to come to rest, be it only for a moment */
 	struct vm_call *calls;
 	bool running;	 /* vCPUs may be in the guest */
+	uint64_t round;	 /* how often that began; atomic to who has no lock */
 	unsigned inside; /* vCPUs that are, or are about to be */
 	bool ending;
 	bool ended; /* vm_run() has returned, or is about to */
@@ -156,6 +158,8 @@ void vm_fail(struct vm *vm, const char *fmt, ...) __attribute__((format(printf, 
 void vm_pause(struct vm *vm, enum vm_status why);
 void vm_resume(struct vm *vm);
 enum vm_status vm_status(struct vm *vm);
+/* How often it began to run, or went on; that of its last run where it stands. */
+uint64_t vm_round(const struct vm *vm);
 /* Whether devices are coming to rest: who would wait for long gives up. */
 bool vm_stopping(struct vm *vm);
 /* Calls fn in the thread of vm_run() while no vCPU and no device runs; then the machine goes
