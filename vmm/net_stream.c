@@ -88,6 +88,8 @@ static int send_rest(struct net_stream *s)
 	return 0;
 }
 
+/* A packet of which a part went is offered again, and is through when the rest has gone. (One that is
+ * offered in its place, as after a reset of the card, is lost.) */
 static int stream_send(struct net *n, unsigned queue, const struct iovec *iov, int niov)
 {
 	struct net_stream *s = stream_of(n);
@@ -100,9 +102,10 @@ static int stream_send(struct net *n, unsigned queue, const struct iovec *iov, i
 	(void)queue;
 	if (is_gone(s) || niov >= SEGMENTS || bytes > NET_PACKET_MAX)
 		return 0;
-	ret = send_rest(s);
-	if (ret)
+	if (s->out_bytes) {
+		ret = send_rest(s);
 		return ret == -EAGAIN ? ret : 0;
+	}
 	all[0] = (struct iovec){&length, LENGTH};
 	memcpy(all + 1, iov, (size_t)niov * sizeof(*iov));
 	sent = send_some(s, all, niov + 1);
@@ -111,7 +114,7 @@ static int stream_send(struct net *n, unsigned queue, const struct iovec *iov, i
 	if ((size_t)sent < LENGTH + bytes) {
 		s->out_bytes = LENGTH + bytes - (size_t)sent;
 		iov_to_buf(all, niov + 1, (size_t)sent, s->out, s->out_bytes);
-		send_rest(s);
+		return -EAGAIN;
 	}
 	return 0;
 }

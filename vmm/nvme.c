@@ -212,14 +212,24 @@ static void set_head(struct nvme *n, struct nvme_cq *cq, uint32_t head)
 		nvme_raise(n, NVME_EVENT_BELL_VALUE);
 }
 
-static bool has_room_now(struct nvme *n, struct nvme_cq *cq)
+/* How far the guest has come, where it says so in memory only, and that we are to be rung for when it
+ * goes on from there. The queue's lock is held. */
+static void follow_head(struct nvme *n, struct nvme_cq *cq)
 {
 	unsigned id = (unsigned)(cq - n->cq);
+	uint32_t head;
 
-	if (!has_room(cq) && is_shadowed(n, id)) {
-		ask_for_bell(n, id, true, cq->head);
-		set_head(n, cq, shadow_load(n, id, true));
-	}
+	do {
+		head = shadow_load(n, id, true);
+		set_head(n, cq, head);
+		ask_for_bell(n, id, true, head);
+	} while (shadow_load(n, id, true) != head);
+}
+
+static bool has_room_now(struct nvme *n, struct nvme_cq *cq)
+{
+	if (!has_room(cq) && is_shadowed(n, (unsigned)(cq - n->cq)))
+		follow_head(n, cq);
 	return has_room(cq);
 }
 
@@ -275,7 +285,7 @@ void nvme_complete(struct nvme_sq *sq, uint16_t id, uint16_t status, uint32_t re
 	put_entry(n, cq, &e);
 	cq->reserved--;
 	if (!msix && is_shadowed(n, sq->cq))
-		ask_for_bell(n, sq->cq, true, cq->head); /* the pin is to go down */
+		follow_head(n, cq); /* the pin is to go down */
 	pthread_mutex_unlock(&cq->lock);
 	if (!cq->interrupts)
 		return;
@@ -674,7 +684,10 @@ static void ring_cq(struct nvme *n, unsigned id, uint32_t value)
 	if (!cq->exists) {
 		nvme_raise(n, NVME_EVENT_BELL);
 	} else {
-		set_head(n, cq, is_shadowed(n, id) ? shadow_load(n, id, true) : value);
+		if (is_shadowed(n, id))
+			follow_head(n, cq);
+		else
+			set_head(n, cq, value);
 		starved = cq->starved;
 		cq->starved = false;
 	}

@@ -29,6 +29,7 @@ enum {
 #define COMMAND_MEMORY      0x0002
 #define COMMAND_MASTER      0x0004
 #define COMMAND_NO_INTX     0x0400
+#define STATUS_INTERRUPT    0x08
 #define STATUS_CAPABILITIES 0x0010
 #define HEADER_MULTI        0x80
 
@@ -218,6 +219,14 @@ static bool line_wanted(const struct pci *pci, unsigned gsi)
 	return false;
 }
 
+/* pin_lock is held. */
+static void set_line(struct pci *pci, const struct pci_function *f)
+{
+	unsigned gsi = pci_gsi(f->slot, 0);
+
+	vm_set_irq(f->vm, gsi, line_wanted(pci, gsi));
+}
+
 void pci_set_intx(struct pci_function *f, bool high)
 {
 	struct pci *pci = f->pci;
@@ -226,11 +235,20 @@ void pci_set_intx(struct pci_function *f, bool high)
 		return;
 	pthread_mutex_lock(&pci->pin_lock);
 	if (f->intx != high) {
-		f->intx = high;
-		vm_set_irq(f->vm, pci_gsi(f->slot, 0),
-			line_wanted(pci, pci_gsi(f->slot, 0)));
+		__atomic_store_n(&f->intx, high, __ATOMIC_RELEASE);
+		set_line(pci, f);
 	}
 	pthread_mutex_unlock(&pci->pin_lock);
+}
+
+/* The guest lets the pin through or does not. */
+static void mask_pin(struct pci_function *f)
+{
+	if (!f->pci || !f->config[PIN])
+		return;
+	pthread_mutex_lock(&f->pci->pin_lock);
+	set_line(f->pci, f);
+	pthread_mutex_unlock(&f->pci->pin_lock);
 }
 
 /* ---- BARs ------------------------------------------------------------------------ */
@@ -334,7 +352,18 @@ static void config_write(
 	if (f->vectors)
 		send_pending(f);
 	pthread_mutex_unlock(&f->lock);
+	if (at < COMMAND + 2 && at + bytes > COMMAND)
+		mask_pin(f);
 	map_bars(f);
+}
+
+static uint8_t read_byte(const struct pci_function *f, unsigned at)
+{
+	if (at >= PCI_CONFIG_BYTES)
+		return 0xff;
+	if (at == STATUS && __atomic_load_n(&f->intx, __ATOMIC_ACQUIRE))
+		return f->config[at] | STATUS_INTERRUPT;
+	return f->config[at];
 }
 
 static uint64_t config_read(const struct pci_function *f, unsigned at, unsigned bytes)
@@ -342,8 +371,7 @@ static uint64_t config_read(const struct pci_function *f, unsigned at, unsigned 
 	uint64_t value = 0;
 
 	for (unsigned i = 0; i < bytes; i++)
-		value |= (uint64_t)(at + i < PCI_CONFIG_BYTES ? f->config[at + i] : 0xff)
-			 << 8 * i;
+		value |= (uint64_t)read_byte(f, at + i) << 8 * i;
 	return value;
 }
 
@@ -464,6 +492,8 @@ void pci_remove(struct pci_function *f)
 		pthread_mutex_lock(&pci->lock);
 		pthread_mutex_lock(&pci->pin_lock);
 		pci->function[f->slot][f->function] = NULL;
+		if (f->intx)
+			set_line(pci, f);
 		pthread_mutex_unlock(&pci->pin_lock);
 		pthread_mutex_unlock(&pci->lock);
 		for (unsigned i = 0; i < PCI_BARS; i++)

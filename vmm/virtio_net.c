@@ -366,11 +366,12 @@ static bool take_chains(struct virtio_net *v, struct virtio_queue *q, struct rec
 
 		if (!c)
 			break;
-		r->chain[r->n_chains++] = c;
 		if (c->in_bytes < NET_HEADER) {
 			virtio_break(&v->virtio, "no room for a packet's header");
+			virtio_done(c, 0);
 			return false;
 		}
+		r->chain[r->n_chains++] = c;
 	}
 	return r->n_chains > 0;
 }

@@ -633,6 +633,9 @@ static void chains_that_make_no_sense_break_the_card_till_reset(void **state)
 	expect_recovery();
 	driver_put(&d, RX, 0, IN, HEADER - 1, DRIVER_WRITE, 0);
 	driver_offer(&d, RX, 0);
+	driver_wait_broken(&d);
+	driver_offer(&d, RX, 0); /* and it rings again */
+	usleep(50000);
 	expect_recovery();
 	driver_put(&d, RX, 0, IN, 2000, 0, 0); /* nowhere to receive */
 	driver_offer(&d, RX, 0);
@@ -659,6 +662,28 @@ static void packets_too_short_or_long_are_lost(void **state)
 	send_packet(p, 70000, 3);
 	send_packet(p, 14, 1);
 	peer_expect(p, 14);
+	free(p);
+}
+
+/* The peer reads late, and gets each packet whole though the guest sends no other. */
+static void what_a_full_socket_took_in_part_is_finished(void **state)
+{
+	uint8_t *p = random_packet(65000);
+	int bytes = 16384;
+	unsigned n = 0;
+
+	(void)state;
+	assert_int_equal(setsockopt(net->queue[0].write_fd, SOL_SOCKET, SO_SNDBUF, &bytes,
+				 sizeof(bytes)),
+		0);
+	driver_set_up(&d, MERGED, 2);
+	do {
+		offer_packet(p, 65000, 2);
+		usleep(20000);
+	} while (driver_used(&d, TX) == ++n);
+	for (unsigned i = 0; i < n; i++)
+		peer_expect(p, 65000);
+	driver_wait(&d, TX, d.offered[TX]);
 	free(p);
 }
 
@@ -794,6 +819,7 @@ int main(void)
 		CARD_TEST(a_state_that_cannot_be_is_refused),
 		CARD_TEST(chains_that_make_no_sense_break_the_card_till_reset),
 		CARD_TEST(packets_too_short_or_long_are_lost),
+		CARD_TEST(what_a_full_socket_took_in_part_is_finished),
 		CARD_TEST(random_rings),
 #ifdef HAVE_LIBSLIRP
 		cmocka_unit_test_setup_teardown(

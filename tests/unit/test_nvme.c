@@ -490,6 +490,40 @@ static void the_pin_follows_the_queues(void **state)
 	assert_false(f->intx);
 }
 
+static void wait_pin(const struct pci_function *f, bool high)
+{
+	for (unsigned i = 0; f->intx != high && i < 20000; i++)
+		usleep(100);
+	assert_int_equal(f->intx, high);
+}
+
+/* Two at once: the guest's second step along the queue is told, too. */
+static void the_pin_goes_down_by_doorbells_in_memory(void **state)
+{
+	struct command c = {.nsid = 1};
+	struct pci_function *f = NULL;
+
+	(void)state;
+#ifdef __SANITIZE_THREAD__
+	skip(); /* the pin is looked at without its lock */
+#endif
+	for (struct device *d = m.b.vm.devices; d && !f; d = d->next)
+		if (strcmp(d->ops->name, "nvme") == 0)
+			f = &((struct nvme *)d)->pci;
+	enable_with_queues();
+	use_shadow();
+	for (unsigned i = 0; i < 5; i++) {
+		submit(2, &c);
+		submit(2, &c);
+		usleep(20000); /* both are done */
+		wait_pin(f, true);
+		assert_int_equal(reap(2), 0);
+		assert_int_equal(reap(2), 0);
+		wait_pin(f, false);
+	}
+	m.shadowed = false;
+}
+
 static void a_read_only_disk_is_not_written(void **state)
 {
 	struct command c = {.opcode = 8, .nsid = 1};
@@ -789,6 +823,8 @@ int main(void)
 			it_is_resized_while_it_runs, make, unmake),
 		cmocka_unit_test_setup_teardown(shutting_down_flushes, make, unmake),
 		cmocka_unit_test_setup_teardown(the_pin_follows_the_queues, make, unmake),
+		cmocka_unit_test_setup_teardown(
+			the_pin_goes_down_by_doorbells_in_memory, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			a_read_only_disk_is_not_written, make_read_only, unmake),
 		cmocka_unit_test_setup_teardown(
