@@ -23,6 +23,8 @@
  * 5. A flush goes to every path that took changes since the last one.
  * 6. A path that answers EIO, and another that does not, is lost; where all answer so, the
  *    disk has the error.
+ * 7. A path that comes back may come from a server that was started anew, of which the others, if
+ *    nobody has used them since, have yet to tell. Before it is used all copies are written again.
  *
  * Locks: `lock` around all of the state, held across no I/O; `probing` is shared by those
  * who ask a path how it is, and held alone by whoever fences, which would end their

@@ -54,7 +54,7 @@ struct multipath {
 	unsigned tasks;            /* keepers, the ticker, the recoverer */
 	unsigned in_flight;        /* requests given to a path */
 	uint64_t no_path_since_ns; /* 0: one is up */
-	uint64_t lost_ns;          /* since when requests have been held up */
+	uint64_t lost_ns;          /* since when requests have been held up by a loss; 0: they are not */
 	int flush_error;           /* answers every flush for good */
 	int refused;               /* answers every change: the disk is another's now */
 	char *identity;
@@ -112,6 +112,8 @@ void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns
 /* After the state of a lane has changed. */
 void mp_note_paths(struct multipath *m);
 void mp_start_recovering(struct multipath *m);
+/* No request begins until all that is kept was written again. */
+void mp_recover(struct multipath *m);
 /* Those that have passed; `all`: every one. */
 void mp_forget_doubts(struct multipath *m, bool all);
 /* Nothing is written by this node any more. */

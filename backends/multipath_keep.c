@@ -102,9 +102,12 @@ static void come_up(struct lane *l, unsigned priority)
 	if (l->path.state == PATH_UP)
 		return;
 	path_set_state(&l->path, PATH_UP, clock_ns());
-	if (was_lost && !m->opening)
+	if (was_lost && !m->opening) {
 		log_line(LOG_LEVEL_WARNING, "%s: path %u (%s) is back", m->b->filename,
 			l->index, l->name);
+		if (m->open_flags & BLK_O_RDWR)
+			mp_recover(m); /* rule 7 */
+	}
 	mp_note_paths(m);
 }
 

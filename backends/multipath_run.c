@@ -71,6 +71,12 @@ void mp_start_recovering(struct multipath *m)
 	}
 }
 
+void mp_recover(struct multipath *m)
+{
+	m->recovering = true;
+	mp_start_recovering(m);
+}
+
 void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns)
 {
 	struct multipath *m = l->m;
@@ -83,11 +89,9 @@ void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns
 		l->index, l->name, strerror(-error));
 	l->error = error;
 	l->took_changes = false;
-	if (!m->recovering) {
-		m->recovering = true;
+	if (!m->lost_ns)
 		m->lost_ns = since_ns;
-	}
-	mp_start_recovering(m);
+	mp_recover(m);
 	mp_note_paths(m);
 }
 
@@ -523,8 +527,11 @@ static void recovered(struct multipath *m, const struct lane *l, int ret)
 		m->flush_error = ret;
 	}
 	m->recovering = false;
+	if (!m->lost_ns)
+		return; /* a path came, none went */
 	m->recoveries++;
 	m->last_recovery_ns = clock_ns() - m->lost_ns;
+	m->lost_ns = 0;
 	log_line(LOG_LEVEL_WARNING, "%s: goes on through path %u (%s) after %.1f s",
 		m->b->filename, l->index, l->name, (double)m->last_recovery_ns / 1e9);
 }

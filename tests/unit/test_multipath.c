@@ -601,6 +601,30 @@ static void the_better_path_is_used_and_used_again(void **state)
 	assert_int_equal(blk_close(b), 0);
 }
 
+/* The server was started anew before it came, and of the other paths nobody has asked anything since. */
+static void a_path_that_comes_shows_what_was_acknowledged(void **state)
+{
+	uint8_t bytes[4096], want[4096];
+	struct blk *b;
+
+	(void)state;
+	serve_anew();
+	break_lane(1);
+	b = node_open("driver=multipath,path.0=lane:0,path.1=lane:1,path.2=lane:2,"
+		      "check-interval=60,priority.1=100,failback=immediate",
+		BLK_O_RDWR);
+	node_fill(b, 0, 4096, 7);
+	restart_server();
+	for (unsigned i = 0; i < LANES; i++)
+		heal_lane(i);
+	wait_up(b, 1);
+	memset(want, 7, sizeof(want));
+	assert_int_equal(blk_pread(b, 0, bytes, sizeof(bytes)), 0);
+	assert_memory_equal(bytes, want, sizeof(bytes));
+	assert_int_equal(blk_close(b), 0);
+	assert_memory_equal(server.stable, want, sizeof(want));
+}
+
 static void a_standby_path_takes_nothing(void **state)
 {
 	struct blk *b;
@@ -717,6 +741,7 @@ int main(void)
 		cmocka_unit_test(no_path_is_an_error_in_time),
 		cmocka_unit_test(late_paths_join),
 		cmocka_unit_test(the_better_path_is_used_and_used_again),
+		cmocka_unit_test(a_path_that_comes_shows_what_was_acknowledged),
 		cmocka_unit_test(a_standby_path_takes_nothing),
 		cmocka_unit_test(an_error_of_one_path_is_tried_on_another),
 		cmocka_unit_test(broken_lanes_are_not_seen),
