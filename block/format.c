@@ -368,7 +368,8 @@ int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
 	return ret ? ret : ops_of(b)->snapshot_apply(b, id_or_name, err);
 }
 
-int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err)
+static int delete_snapshot(
+	struct blk *b, const char *id_or_name, bool id_first, struct err *err)
 {
 	int ret;
 
@@ -376,7 +377,17 @@ int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err)
 	if (!ops_of(b)->snapshot_delete)
 		return cannot(b, "snapshots", err);
 	ret = prepare_change(b, err);
-	return ret ? ret : ops_of(b)->snapshot_delete(b, id_or_name, err);
+	return ret ? ret : ops_of(b)->snapshot_delete(b, id_or_name, id_first, err);
+}
+
+int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err)
+{
+	return delete_snapshot(b, id_or_name, false, err);
+}
+
+int blk_snapshot_delete_id(struct blk *b, const char *id, struct err *err)
+{
+	return delete_snapshot(b, id, true, err);
 }
 
 int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err)

@@ -72,7 +72,9 @@ struct blk_format_ops {
 		struct err *err);
 	int (*snapshot_create)(struct blk *b, const struct blk_snapshot *what, struct err *err);
 	int (*snapshot_apply)(struct blk *b, const char *id_or_name, struct err *err);
-	int (*snapshot_delete)(struct blk *b, const char *id_or_name, struct err *err);
+	/* By an id that it has, or else as qemu-img does by a name. */
+	int (*snapshot_delete)(
+		struct blk *b, const char *id_or_name, bool id_first, struct err *err);
 	/* The same bytes as seen by a snapshot: switches a read-only node to it. */
 	int (*snapshot_load)(struct blk *b, const char *id_or_name, struct err *err);
 	/* VM state: bytes beside the disk that the next snapshot takes along. */
@@ -112,7 +114,9 @@ int blk_snapshot_create(struct blk *b, const char *name, struct err *err);
 int blk_snapshot_create_with(struct blk *b, const char *name, uint64_t vm_state_bytes,
 	uint64_t vm_clock_nsec, struct err *err);
 int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err);
+/* Where one's name is another's id, the name counts here, and the id for the others. */
 int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err);
+int blk_snapshot_delete_id(struct blk *b, const char *id, struct err *err);
 int blk_snapshot_load(struct blk *b, const char *id_or_name, struct err *err);
 /* Data calls. What was never written reads as zeros. Offset and length are multiples of the
  * node's request alignment (512 where it is encrypted). -ENOTSUP where the format has no VM

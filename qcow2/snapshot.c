@@ -865,8 +865,24 @@ static int delete_at(struct operation *op, uint32_t i)
 	return ret ? ret : delete_steps(op);
 }
 
+/* What one's id may be another's name. */
+static int64_t find_id_first(const struct qcow2 *q, const char *id_or_name)
+{
+	int64_t i = snap_by_id(q, id_or_name);
+
+	return i >= 0 ? i : snap_by_name(q, id_or_name);
+}
+
+static int64_t find_name_first(const struct qcow2 *q, const char *id_or_name)
+{
+	int64_t i = snap_by_name(q, id_or_name);
+
+	return i >= 0 ? i : snap_by_id(q, id_or_name);
+}
+
 /* qemu-img snapshot -d knows names only; where no snapshot has the name an id will do. */
-int qcow2_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err)
+int qcow2_snapshot_delete(
+	struct blk *b, const char *id_or_name, bool id_first, struct err *err)
 {
 	struct err local = ERR_INIT;
 	struct operation op;
@@ -876,9 +892,8 @@ int qcow2_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err
 	if (ret)
 		return ret;
 	op_init(&op, b->state, DELETE, &local);
-	i = snap_by_name(op.q, id_or_name);
-	if (i < 0)
-		i = snap_by_id(op.q, id_or_name);
+	i = id_first ? find_id_first(op.q, id_or_name)
+		     : find_name_first(op.q, id_or_name);
 	if (i < 0)
 		ret = err_set(&local, ENOENT, "snapshot not found");
 	else
@@ -978,13 +993,6 @@ static int apply_at(struct operation *op, const struct qcow2_snap *s)
 }
 
 /* As qemu-img snapshot -a and convert -l do: an id wins over a name. */
-static int64_t find_id_first(const struct qcow2 *q, const char *id_or_name)
-{
-	int64_t i = snap_by_id(q, id_or_name);
-
-	return i >= 0 ? i : snap_by_name(q, id_or_name);
-}
-
 int qcow2_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
 {
 	struct err local = ERR_INIT;

@@ -363,7 +363,7 @@ static void delete (void *arg)
 		s->ret = err_set(s->err, ENOENT, "%s has no such snapshot", s->d->id);
 	if (found) {
 		s->facts = blk_snapshot_facts(found);
-		s->ret = blk_snapshot_delete(s->d->blk, found->id, s->err);
+		s->ret = blk_snapshot_delete_id(s->d->blk, found->id, s->err);
 	}
 	blk_snapshots_free(list, n);
 }

@@ -330,7 +330,20 @@ struct loaded {
 	uint8_t *parts;
 };
 
-/* Everything but memory; nothing is changed yet. */
+static int look_at_parts(struct vm *vm, const struct loaded *l, struct err *err)
+{
+	struct state *s = state_open(l->parts, le64_get(l->header.parts_bytes));
+	int ret;
+
+	if (!s)
+		return err_errno(err, ENOMEM, "snapshot");
+	vm_state_look(vm, s);
+	ret = state_ret(s, err);
+	state_free(s);
+	return ret;
+}
+
+/* Everything but memory, and whether it fits this machine; nothing is changed yet. */
 static int look(struct vm *vm, const struct place *p, struct loaded *l, struct err *err)
 {
 	uint64_t bytes;
@@ -342,9 +355,11 @@ static int look(struct vm *vm, const struct place *p, struct loaded *l, struct e
 	bytes = round_up(le64_get(l->header.parts_bytes), PAGE);
 	l->parts = malloc(MAX(bytes, PAGE));
 	ret = l->parts ? get(p, PAGE, l->parts, bytes) : -ENOMEM;
-	return ret ? err_errno(err, -ret, "%s: the saved machine cannot be read",
-			     blk_filename(p->b))
-		   : 0;
+	if (ret)
+		return err_errno(err, -ret, "%s: the saved machine cannot be read",
+			blk_filename(p->b));
+	ret = look_at_parts(vm, l, err);
+	return ret ? err_prefix(err, "%s", blk_filename(p->b)) : 0;
 }
 
 static int load(struct vm *vm, const struct place *p, struct loaded *l, struct err *err)
@@ -423,6 +438,33 @@ static int check_names(struct vm *vm, const char *name, bool want, struct err *e
 	return 0;
 }
 
+/* By its id, as its name may be another's id. The caller's; NULL with err set. */
+static char *id_of_snapshot(const struct disk *d, const char *name, struct err *err)
+{
+	struct blk_snapshot *list;
+	char *id = NULL;
+	size_t n;
+
+	if (blk_snapshot_list(d->blk, &list, &n, err))
+		return NULL;
+	for (size_t i = 0; i < n && !id; i++)
+		if (strcmp(list[i].name, name) == 0)
+			id = strdup(list[i].id);
+	blk_snapshots_free(list, n);
+	if (!id)
+		err_set(err, ENOENT, "disk '%s' has no snapshot '%s'", d->id, name);
+	return id;
+}
+
+static int go_back(struct disk *d, const char *name, struct err *err)
+{
+	char *id = id_of_snapshot(d, name, err);
+	int ret = id ? blk_snapshot_apply(d->blk, id, err) : -err->code;
+
+	free(id);
+	return ret;
+}
+
 static int flush_disks(struct vm *vm, struct err *err)
 {
 	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
@@ -484,18 +526,24 @@ int snapshot_save(struct vm *vm, const char *name, struct err *err)
 
 int snapshot_load(struct vm *vm, const char *name, struct err *err)
 {
-	struct place place = {.snapshot = name};
-	struct loaded l;
+	struct place place = {.b = NULL};
+	struct loaded l = {.parts = NULL};
+	struct disk *first;
+	char *id;
 	int ret = check_names(vm, name, true, err);
 
 	if (ret)
 		return ret;
-	place.b = next_writable(vm->disks)->blk;
-	ret = look(vm, &place, &l, err);
+	first = next_writable(vm->disks);
+	id = id_of_snapshot(first, name, err);
+	place.b = first->blk;
+	place.snapshot = id;
+	ret = id ? look(vm, &place, &l, err) : -err->code;
+	free(id);
 	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
 		if (ret)
 			break;
-		ret = blk_snapshot_apply(d->blk, name, err);
+		ret = go_back(d, name, err);
 		if (ret)
 			vm_fail(vm,
 				"disk '%s' could not go back to snapshot '%s': "

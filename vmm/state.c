@@ -227,6 +227,12 @@ unsigned state_begin(
 	return s->loading ? begin_loading(s, version) : begin_saving(s, version);
 }
 
+void state_skip(struct state *s)
+{
+	if (s->loading && !s->err.code)
+		s->at = s->end;
+}
+
 void state_end(struct state *s)
 {
 	if (s->err.code)

@@ -49,6 +49,7 @@ bool state_check(struct state *s, bool ok, const char *what);
  * returned (0 after an error). Ending it: all of it has to have been taken. */
 unsigned state_begin(struct state *s, const char *name, unsigned instance, unsigned version);
 void state_end(struct state *s);
+void state_skip(struct state *s); /* loading: the rest of it is taken unseen */
 /* Loading: the name and number of the next section; false where there is none, or after an
  * error. */
 bool state_peek(const struct state *s, char name[STATE_NAME_MAX], unsigned *instance);

@@ -171,6 +171,8 @@ int vm_inject_nmi(struct vm *vm);
 
 /* The state of KVM's part, vCPUs and all devices, in their order. Only while it stands. */
 void vm_state(struct vm *vm, struct state *s);
+/* Loading, before it is: whether the state is this machine's, section by section. Nothing changes. */
+void vm_state_look(struct vm *vm, struct state *s);
 /* vm_state.c: KVM's interrupt controllers, timer and clock. */
 int vm_keep_chips(struct vm *vm, struct err *err); /* as a reset will make them again */
 int vm_reset_chips(struct vm *vm);
@@ -193,6 +195,7 @@ int vcpu_reset(struct vcpu *c);			 /* not while it runs; 0 or -errno */
 int vcpu_nmi(struct vcpu *c);			 /* likewise */
 
 /* vcpu_state.c: its section, both ways. A reset loads what vcpu_keep kept. */
+#define VCPU_STATE_VERSION 2u
 void vcpu_state(struct vcpu *c, struct state *s);
 int vcpu_keep(struct vcpu *c);
 int vcpu_restore(struct vcpu *c);

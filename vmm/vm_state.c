@@ -148,8 +148,23 @@ static void save_devices(struct vm *vm, struct state *s)
 			device_state(d, s);
 }
 
+static void skip_section(
+	struct state *s, const char *name, unsigned instance, unsigned version)
+{
+	if (!state_begin(s, name, instance, version))
+		return;
+	state_skip(s);
+	state_end(s);
+}
+
+static void skip_device(struct device *d, struct state *s)
+{
+	skip_section(s, d->ops->name, d->instance, d->ops->version);
+}
+
 /* In whatever order they were saved; each once. */
-static void load_devices(struct vm *vm, struct state *s)
+static void each_device(
+	struct vm *vm, struct state *s, void (*fn)(struct device *d, struct state *s))
 {
 	char name[STATE_NAME_MAX];
 	unsigned instance;
@@ -164,7 +179,7 @@ static void load_devices(struct vm *vm, struct state *s)
 				d ? " twice" : ", and is not here");
 			return;
 		}
-		device_state(d, s);
+		fn(d, s);
 		d->loaded = true;
 	}
 	for (struct device *d = vm->devices; d; d = d->next)
@@ -180,7 +195,19 @@ void vm_state(struct vm *vm, struct state *s)
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vcpu_state(&vm->vcpu[i], s);
 	if (state_loading(s))
-		load_devices(vm, s);
+		each_device(vm, s, device_state);
 	else
 		save_devices(vm, s);
+}
+
+void vm_state_look(struct vm *vm, struct state *s)
+{
+	uint64_t clock = vm->clock;
+
+	machine_state(vm, s);
+	vm->clock = clock;
+	skip_section(s, "chips", 0, CHIPS_VERSION);
+	for (unsigned i = 0; i < vm->cpus; i++)
+		skip_section(s, "vcpu", i, VCPU_STATE_VERSION);
+	each_device(vm, s, skip_device);
 }
