@@ -20,6 +20,7 @@
 #include "tools/common.h"
 
 #define LABEL_VARIABLE "BYRE_SVIRT_LABEL"
+#define READY_VARIABLE "BYRE_SVIRT_READY"
 
 static bool is_kept, is_labelled;
 
@@ -35,7 +36,31 @@ bool keeper_has_labelled(void)
 
 /* ---- the machine's side ---------------------------------------------------------- */
 
-static int become_labelled(const struct svirt *s, char **argv)
+static void hand_on(int ready_fd)
+{
+	char number[16];
+
+	if (ready_fd < 0)
+		return;
+	snprintf(number, sizeof(number), "%d", ready_fd);
+	setenv(READY_VARIABLE, number, 1);
+	fcntl(ready_fd, F_SETFD, 0);
+}
+
+bool keeper_executed_it(const struct keeper_options *o, int *ready_fd)
+{
+	const char *number = getenv(READY_VARIABLE);
+
+	*ready_fd = -1;
+	if (!o->svirt_wanted || !getenv(LABEL_VARIABLE))
+		return false;
+	if (number && fcntl(atoi(number), F_SETFD, FD_CLOEXEC) == 0)
+		*ready_fd = atoi(number);
+	unsetenv(READY_VARIABLE);
+	return true;
+}
+
+static int become_labelled(const struct svirt *s, int ready_fd, char **argv)
 {
 	char label[SVIRT_LABEL_MAX];
 	struct err err = ERR_INIT;
@@ -46,6 +71,7 @@ static int become_labelled(const struct svirt *s, char **argv)
 		return 1;
 	}
 	svirt_inherit(s);
+	hand_on(ready_fd);
 	setenv(LABEL_VARIABLE, label, 1);
 	execv("/proc/self/exe", argv);
 	tool_error("--svirt: cannot be executed as %s: %s; the policy has to let it be "
@@ -55,7 +81,7 @@ static int become_labelled(const struct svirt *s, char **argv)
 }
 
 /* Waits for the word that it is in its control group. */
-static int begin_child(const struct svirt *s, int go_fd, char **argv)
+static int begin_child(const struct svirt *s, int go_fd, int ready_fd, char **argv)
 {
 	sigset_t child;
 	char go;
@@ -68,7 +94,7 @@ static int begin_child(const struct svirt *s, int go_fd, char **argv)
 		_exit(1); /* the keeper has said why */
 	close(go_fd);
 	is_kept = true;
-	return s ? become_labelled(s, argv) : -1;
+	return s ? become_labelled(s, ready_fd, argv) : -1;
 }
 
 /* This is the program that was executed: it has to be what it was to become. */
@@ -137,7 +163,8 @@ static int keep_child(pid_t pid, const struct cgroup *group, int go_fd)
 }
 
 /* Signals are blocked, so that none is lost between the two. */
-static int split(const struct svirt *s, const struct cgroup *group, char **argv)
+static int split(
+	const struct svirt *s, const struct cgroup *group, int ready_fd, char **argv)
 {
 	sigset_t child;
 	int go[2];
@@ -152,7 +179,7 @@ static int split(const struct svirt *s, const struct cgroup *group, char **argv)
 	}
 	if (pid == 0) {
 		close(go[1]);
-		return begin_child(s, go[0], argv);
+		return begin_child(s, go[0], ready_fd, argv);
 	}
 	close(go[0]);
 	return keep_child(pid, group, go[1]);
@@ -214,7 +241,7 @@ int keeper_run(const struct keeper_options *o, char **argv, keeper_list_files *l
 		status = label_all(&o->svirt, s, list, machine);
 	if (status < 0)
 		status = split(o->svirt_wanted ? s : NULL,
-			o->cgroup_wanted ? &group : NULL, argv);
+			o->cgroup_wanted ? &group : NULL, o->ready_fd, argv);
 	if (is_kept) { /* the child; what is here is the keeper's */
 		free(s);
 		return status;

@@ -12,6 +12,7 @@
 
 struct keeper_options {
 	bool cgroup_wanted, svirt_wanted;
+	int ready_fd; /* where it is said that the machine is ready; -1: nobody waits */
 	struct cgroup_options cgroup;
 	struct svirt_options svirt;
 };
@@ -25,6 +26,8 @@ typedef int keeper_list_files(void *machine, struct svirt *svirt);
  * all is over. argv is the whole program's. */
 int keeper_run(const struct keeper_options *o, char **argv, keeper_list_files *list,
 	void *machine);
+/* Whether this program was executed once more, to be the machine; *ready_fd: that of the first. */
+bool keeper_executed_it(const struct keeper_options *o, int *ready_fd);
 /* True in the process that a keeper waits for; and if it has a label of SELinux's from it. */
 bool keeper_is_there(void);
 bool keeper_has_labelled(void);

@@ -228,8 +228,11 @@ int byre_run(int argc, char **argv)
 	int status = run_options(&r, argc, argv), parent = -1;
 
 	if (status < 0) {
-		if (r.daemonize)
+		bool again = keeper_executed_it(&r.isolation.keeper, &parent);
+
+		if (r.daemonize && !again)
 			parent = go_into_background();
+		r.isolation.keeper.ready_fd = parent;
 		status = begin(&r, argv - 1);
 	}
 	if (status < 0) {

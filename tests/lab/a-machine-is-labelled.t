@@ -139,5 +139,14 @@ finish "the next"
 is "$(label second.qcow2)" "system_u:object_r:tmpfs_t:s0" "and puts back what they had before both"
 is "$(label base.qcow2)" "system_u:object_r:tmpfs_t:s0" "also what is read"
 is "$(label shared.img)" "$other" "and what is shared"
+
+ok "one in the background" timeout 120 byre run --kernel vmlinux --initrd initramfs -m 128M -S --svirt --daemonize \
+	--disk file=second.qcow2,format=qcow2 --qmp unix:third.sock
+sleep 2
+ok "is there when who started it is not" byre ctl third.sock status
+like "$(label second.qcow2)" "^$image:c" "and its disk is labelled"
+ok "it is ended" byre ctl third.sock quit
+as_before () { [ "$(label second.qcow2)" = system_u:object_r:tmpfs_t:s0 ]; }
+ok "and then no more" within 30 as_before
 is "$(ls /run/byre/svirt)" "lock" "nothing is left in the registry"
 done_testing
