@@ -238,6 +238,17 @@ static void rest(struct multipath *m, uint64_t ns)
 	aio_poll(m->wake_fd, POLLIN, (int64_t)ns);
 }
 
+/* A second at a time, since it may be lost meanwhile: then it is asked sooner. */
+static void rest_between_checks(struct lane *l)
+{
+	struct multipath *m = l->m;
+	uint64_t until_ns = clock_ns() + m->check_ns;
+
+	do
+		rest(m, MIN(m->check_ns, SECOND_NS));
+	while (is_up(l) && !is_closing(m) && clock_ns() < until_ns);
+}
+
 void mp_keep(void *arg)
 {
 	struct lane *l = arg;
@@ -248,7 +259,7 @@ void mp_keep(void *arg)
 			check(l);
 		else
 			reach(l);
-		rest(m, is_up(l) ? m->check_ns : MIN(m->check_ns, SECOND_NS));
+		rest_between_checks(l);
 	}
 	task_lock(&m->lock);
 	mp_task_ended(m);

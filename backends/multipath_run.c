@@ -436,7 +436,7 @@ static int repeat_one(struct blk *path, const struct unflushed_write *w)
 /* What came of an attempt to restore. */
 struct restoring {
 	struct lane *lane;
-	bool doubts, fenced;
+	bool fences;     /* since something may still land that was sent */
 	uint64_t losses; /* of the lane, when it began */
 	uint64_t bytes;
 	const struct unflushed_write *failed; /* the copy that could not be repeated */
@@ -483,19 +483,18 @@ static void restore(struct multipath *m, struct restoring *r)
 {
 	struct lane *l = r->lane;
 
-	if (r->doubts) {
+	if (r->fences) {
 		r->ret = fence(m, l);
-		r->fenced = r->ret == 0;
 		if (mp_is_path_error(r->ret))
 			return;
-		if (r->fenced) {
+		if (r->ret == 0) {
 			task_lock(&m->lock);
 			shorten_doubts(m);
 			task_unlock(&m->lock);
 		}
-		wait_copies(m);
-		r->ret = 0;
 	}
+	wait_copies(m);
+	r->ret = 0;
 	blk_raise_size(l->b, blk_size(m->b));
 	repeat_kept(m, r);
 }
@@ -575,8 +574,9 @@ static void recover(void *arg)
 
 	task_lock(&m->lock);
 	while (!ended && m->recovering && (l = wait_for_restoring(m))) {
-		struct restoring r = {
-			.lane = l, .doubts = m->doubts, .losses = l->path.losses};
+		struct restoring r = {.lane = l,
+			.fences = m->doubts && m->lost_ns,
+			.losses = l->path.losses};
 
 		task_unlock(&m->lock);
 		restore(m, &r);
