@@ -192,6 +192,23 @@ static struct blk *open_lane(struct lane *l, unsigned *priority, struct err *err
 	return b;
 }
 
+/* Where the flags have changed since, nobody has told this one. */
+static void adopt(struct lane *l, struct blk *b)
+{
+	struct multipath *m = l->m;
+	struct err err = ERR_INIT;
+
+	task_lock(&m->lock);
+	l->b = b;
+	free(l->name);
+	l->name = strdup(blk_filename(b));
+	path_set_state(&l->path, PATH_FAILED, clock_ns());
+	task_unlock(&m->lock);
+	if (blk_reflag(b, open_flags(m), &err))
+		log_line(LOG_LEVEL_WARNING, "%s: path %u: %s", m->b->filename, l->index,
+			err.msg);
+}
+
 static void reach(struct lane *l)
 {
 	struct multipath *m = l->m;
@@ -199,6 +216,8 @@ static void reach(struct lane *l)
 	unsigned priority = 0;
 	struct blk *b = open_lane(l, &priority, &err);
 
+	if (b)
+		adopt(l, b);
 	task_lock(&m->lock);
 	if (!l->tried && !b) {
 		l->err = err;
@@ -207,19 +226,10 @@ static void reach(struct lane *l)
 				l->index, err.msg);
 	}
 	l->tried = true;
-	if (b) {
-		l->b = b;
-		free(l->name);
-		l->name = strdup(blk_filename(b));
-		path_set_state(&l->path, PATH_FAILED, clock_ns());
+	if (b)
 		come_up(l, priority);
-	}
 	task_cond_broadcast(&m->changed);
 	task_unlock(&m->lock);
-	/* Where that has changed since, nobody has told this one. */
-	if (b && blk_reflag(b, open_flags(m), &err))
-		log_line(LOG_LEVEL_WARNING, "%s: path %u: %s", m->b->filename, l->index,
-			err.msg);
 }
 
 static bool is_closing(struct multipath *m)

@@ -58,7 +58,7 @@ assert len(cpus) == 2 and all(c["thread-id"] > 1 for c in cpus)
 assert m.do("query-memory-size-summary")["base-memory"] == 256 << 20
 assert any(d["qdev_id"] == "d0" and d["regions"][0]["address"] for d in m.do("query-pci")[0]["devices"])
 v = m.do("x-byre-stats")["vcpus"]
-assert v[0]["exits"] > v[0]["io"] > 0 and v[0]["mmio"] > 0
+assert v[0]["exits"] > v[0]["io"] > 0 and any(c["mmio"] > 0 for c in v) # whichever loaded the drivers
 END
 
 # ---- disks -----------------------------------------------------------------------------------
