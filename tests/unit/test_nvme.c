@@ -462,32 +462,13 @@ static void shutting_down_flushes(void **state)
 	enable(4);
 }
 
-static void the_pin_follows_the_queues(void **state)
+static const struct pci_function *function(void)
 {
-	struct command c = {.nsid = 1};
-	struct pci_function *f = NULL;
+	const struct device *d = m.b.vm.devices;
 
-	(void)state;
-#ifdef __SANITIZE_THREAD__
-	skip(); /* the pin is looked at without its lock */
-#endif
-	for (struct device *d = m.b.vm.devices; d && !f; d = d->next)
-		if (strcmp(d->ops->name, "nvme") == 0)
-			f = &((struct nvme *)d)->pci;
-	assert_int_equal(f->slot, 1);
-	enable_with_queues();
-	assert_false(f->intx);
-	submit(2, &c);
-	assert_true(poll_queue(2));
-	for (unsigned i = 0; !f->intx && i < 20000; i++)
-		usleep(100);
-	assert_true(f->intx);
-	set(0x0c, 4, 1);
-	assert_false(f->intx);
-	set(0x10, 4, 1);
-	assert_true(f->intx);
-	assert_int_equal(reap(2), 0);
-	assert_false(f->intx);
+	while (strcmp(d->ops->name, "nvme") != 0)
+		d = d->next;
+	return &((const struct nvme *)d)->pci;
 }
 
 static void wait_pin(const struct pci_function *f, bool high)
@@ -497,19 +478,39 @@ static void wait_pin(const struct pci_function *f, bool high)
 	assert_int_equal(f->intx, high);
 }
 
-/* Two at once: the guest's second step along the queue is told, too. */
-static void the_pin_goes_down_by_doorbells_in_memory(void **state)
+static void the_pin_follows_the_queues(void **state)
 {
 	struct command c = {.nsid = 1};
-	struct pci_function *f = NULL;
+	const struct pci_function *f = function();
 
 	(void)state;
 #ifdef __SANITIZE_THREAD__
 	skip(); /* the pin is looked at without its lock */
 #endif
-	for (struct device *d = m.b.vm.devices; d && !f; d = d->next)
-		if (strcmp(d->ops->name, "nvme") == 0)
-			f = &((struct nvme *)d)->pci;
+	assert_int_equal(f->slot, 1);
+	enable_with_queues();
+	assert_false(f->intx);
+	submit(2, &c);
+	assert_true(poll_queue(2));
+	wait_pin(f, true);
+	set(0x0c, 4, 1);
+	assert_false(f->intx);
+	set(0x10, 4, 1);
+	assert_true(f->intx);
+	assert_int_equal(reap(2), 0);
+	assert_false(f->intx);
+}
+
+/* Two at once: the guest's second step along the queue is told, too. */
+static void the_pin_goes_down_by_doorbells_in_memory(void **state)
+{
+	struct command c = {.nsid = 1};
+	const struct pci_function *f = function();
+
+	(void)state;
+#ifdef __SANITIZE_THREAD__
+	skip(); /* the pin is looked at without its lock */
+#endif
 	enable_with_queues();
 	use_shadow();
 	for (unsigned i = 0; i < 5; i++) {
