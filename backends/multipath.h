@@ -50,7 +50,7 @@ struct multipath {
 	struct task_mutex lock; /* around everything below, and lanes */
 	struct task_cond changed;
 	struct path_set set;
-	bool closing, opening, recovering, recoverer_runs;
+	bool closing, opening, recovering, recoverer_runs, flushing;
 	unsigned tasks;            /* keepers, the ticker, the recoverer */
 	unsigned in_flight;        /* requests given to a path */
 	uint64_t no_path_since_ns; /* 0: one is up */

@@ -275,7 +275,7 @@ static void lose_faulty(struct multipath *m, uint32_t faulty)
 static int run_locked(struct multipath *m, const struct mp_request *r)
 {
 	uint32_t faulty = 0;
-	uint64_t began_ns;
+	uint64_t began_ns, losses;
 	struct lane *l;
 	int ret;
 
@@ -287,7 +287,12 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 		ret = mp_next_lane(m, r->bytes, faulty, &l);
 		if (ret)
 			return faulty ? -EIO : ret;
+		losses = l->path.losses;
 		ret = attempt(l, r, &began_ns);
+		/* Lost meanwhile, and told to another request: this may be an answer by a server that
+		 * has forgotten. What it changed is kept, and so repeated. */
+		if (ret == 0 && !r->changes && losses != l->path.losses)
+			continue;
 		if (ret == -EIO) {
 			faulty |= 1u << l->index;
 			continue;
@@ -391,8 +396,8 @@ static bool judge_flush(struct multipath *m, const struct flushing *f, unsigned 
 	return again;
 }
 
-/* The lock is held, and not across requests. */
-int mp_flush_all(struct multipath *m)
+/* One at a time. The lock is held, and not across requests. */
+static int flush_in_turn(struct multipath *m)
 {
 	struct flushing f[PATHS_MAX];
 	struct lane *any;
@@ -422,6 +427,21 @@ int mp_flush_all(struct multipath *m)
 	return 0;
 }
 
+/* What another has under way is not stable before that has ended, though no lane is marked for it any
+ * more; and a server may tell one of two of an error that concerns both. */
+int mp_flush_all(struct multipath *m)
+{
+	int ret;
+
+	while (m->flushing)
+		task_cond_wait(&m->changed, &m->lock);
+	m->flushing = true;
+	ret = flush_in_turn(m);
+	m->flushing = false;
+	task_cond_broadcast(&m->changed);
+	return ret;
+}
+
 /* ---- recovering ------------------------------------------------------------------ */
 
 static int repeat_one(struct blk *path, const struct unflushed_write *w)
@@ -443,16 +463,22 @@ struct restoring {
 	int ret;
 };
 
-/* No request is in flight, and none begins: what is kept stays as it is. */
+/* No request is in flight, and none begins: what is kept stays as it is. One that the disk refuses is
+ * no reason to lose the others. */
 static void repeat_kept(struct multipath *m, struct restoring *r)
 {
 	for (const struct unflushed_write *w = m->kept.head; w; w = w->next) {
-		r->ret = repeat_one(r->lane->b, w);
-		if (r->ret) {
+		int ret = repeat_one(r->lane->b, w);
+
+		if (mp_is_path_error(ret)) {
+			r->ret = ret;
 			r->failed = w;
 			return;
 		}
-		r->bytes += w->bytes;
+		if (ret == 0)
+			r->bytes += w->bytes;
+		else if (!r->ret)
+			r->ret = ret;
 	}
 }
 

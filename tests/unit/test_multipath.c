@@ -49,6 +49,7 @@ static struct server {
 	struct late *late[LATE_MAX];
 	unsigned n_late, landed_late;
 	atomic_uint requests[LANES];
+	atomic_uint slow_flush_ms;
 	unsigned seed;
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -80,6 +81,7 @@ static void serve_anew(void)
 	server.fences = true;
 	server.flushes_apart = false;
 	server.landed_late = 0;
+	server.slow_flush_ms = 0;
 	server.seed = 1;
 }
 
@@ -256,6 +258,7 @@ static int lane_flush(struct blk *b)
 	unsigned lane = lane_of(b), generation;
 	int ret = travel(b, &generation);
 
+	task_sleep_ns(server.slow_flush_ms * 1000000ull);
 	pthread_mutex_lock(&server.lock);
 	if (ret == 0 && server.generation[lane] != generation)
 		ret = -ENOLINK;
@@ -625,6 +628,41 @@ static void a_path_that_comes_shows_what_was_acknowledged(void **state)
 	assert_memory_equal(server.stable, want, sizeof(want));
 }
 
+static void *flush_on(void *arg)
+{
+	return (void *)(intptr_t)blk_flush(arg);
+}
+
+/* One is under way when the server is started anew, and another came meanwhile: neither is done before
+ * what both cover is stable. */
+static void a_flush_does_not_pass_another(void **state)
+{
+	uint8_t want[4096];
+	struct blk *b;
+	pthread_t first, second;
+	void *ret[2];
+
+	(void)state;
+	serve_anew();
+	b = node_open(THREE, BLK_O_RDWR);
+	node_fill(b, 0, 4096, 7);
+	server.slow_flush_ms = 300;
+	assert_int_equal(pthread_create(&first, NULL, flush_on, b), 0);
+	usleep(100000);
+	assert_int_equal(pthread_create(&second, NULL, flush_on, b), 0);
+	usleep(100000);
+	restart_server();
+	for (unsigned i = 0; i < LANES; i++)
+		heal_lane(i);
+	pthread_join(second, &ret[1]);
+	pthread_join(first, &ret[0]);
+	assert_null(ret[0]);
+	assert_null(ret[1]);
+	memset(want, 7, sizeof(want));
+	assert_memory_equal(server.stable, want, sizeof(want));
+	assert_int_equal(blk_close(b), 0);
+}
+
 static void a_standby_path_takes_nothing(void **state)
 {
 	struct blk *b;
@@ -742,6 +780,7 @@ int main(void)
 		cmocka_unit_test(late_paths_join),
 		cmocka_unit_test(the_better_path_is_used_and_used_again),
 		cmocka_unit_test(a_path_that_comes_shows_what_was_acknowledged),
+		cmocka_unit_test(a_flush_does_not_pass_another),
 		cmocka_unit_test(a_standby_path_takes_nothing),
 		cmocka_unit_test(an_error_of_one_path_is_tried_on_another),
 		cmocka_unit_test(broken_lanes_are_not_seen),
