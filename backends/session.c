@@ -205,10 +205,8 @@ static void distrust(struct session *s, int ret)
 		s->doubtful = true;
 }
 
-/* On the home loop. */
-static int flush(void *arg)
+static int flush_in_turn(struct change *c)
 {
-	struct change *c = arg;
 	struct session_request r = {.s = c->s, .issue = flush_issue, .arg = c};
 	int ret;
 
@@ -226,6 +224,26 @@ static int flush(void *arg)
 	if (ret == 0)
 		unflushed_drop(&c->s->kept, c->seq);
 	return ret;
+}
+
+/* On the home loop. One at a time: of two a server may tell one of what both lost. Whoever waited has
+ * the result of one that began after it came. */
+static int flush(void *arg)
+{
+	struct change *c = arg;
+	struct session *s = c->s;
+	uint64_t before = s->flushes;
+
+	while (s->in_flush)
+		wait_change(s);
+	if (s->flushes > before)
+		return s->flush_ret;
+	s->in_flush = true;
+	s->flushes++;
+	s->flush_ret = flush_in_turn(c);
+	s->in_flush = false;
+	changed(s);
+	return s->flush_ret;
 }
 
 static void flush_behind(void *arg)
@@ -331,19 +349,30 @@ static int repeat_one(struct session *s, const struct unflushed_write *w)
 		       : s->ops->write(s->b, w->offset, &iov, 1, 0);
 }
 
-/* Each counts as a request in flight, whose silence is noticed. */
+/* For now, that is. */
+static bool is_busy(int ret)
+{
+	return ret == -ENOMEM || ret == -EAGAIN || ret == -EBUSY;
+}
+
+/* Each counts as a request in flight, whose silence is noticed. One that the server refuses is no reason
+ * to lose the others. */
 static int repeat(struct session *s)
 {
-	int ret = 0;
+	int first = 0;
 
-	for (const struct unflushed_write *w = s->kept.head; w && ret == 0; w = w->next) {
+	for (const struct unflushed_write *w = s->kept.head; w; w = w->next) {
 		struct session_request r = {.s = s};
+		int ret;
 
 		enter(&r);
 		ret = repeat_one(s, w);
 		leave(&r);
+		if (ret == SESSION_LOST || is_busy(ret))
+			return ret;
+		first = first ? first : ret;
 	}
-	return ret;
+	return first;
 }
 
 static void disconnect(struct session *s, bool clean)
@@ -363,7 +392,7 @@ static bool reconnect(struct session *s)
 		return false;
 	s->connected = true;
 	ret = repeat(s);
-	if (ret == SESSION_LOST || s->closing) {
+	if (ret == SESSION_LOST || is_busy(ret) || s->closing) {
 		s->ops->cut(s->b);
 		disconnect(s, false);
 		return false;

@@ -66,6 +66,9 @@ struct session {
 	bool returning; /* the task that connects again is under way */
 	bool flushing;	/* one that nobody asked for is under way */
 	int behind_error; /* what came of it, to be told once */
+	bool in_flush;	  /* one of any kind is */
+	uint64_t flushes; /* begun */
+	int flush_ret;	  /* of the last that ended */
 	bool doubtful;	/* a flush failed: what was acknowledged before is written again */
 	int sync_error; /* a write that could not be repeated: answers every flush for good */
 	uint64_t down_since_ns;

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A session with a simulated server: one that keeps what is written in memory, forgets it when it is
+ * started anew or when it cannot store it, and says so once.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backends/session.h"
+#include "base/iov.h"
+#include "support_blk.h"
+
+#define DISK_BYTES 65536u
+
+static struct server {
+	pthread_mutex_t lock;
+	uint8_t cached[DISK_BYTES], stable[DISK_BYTES];
+	unsigned generation;   /* of the server: a connection to another is broken */
+	unsigned connected_to; /* of the connection */
+	unsigned connections;  /* so far */
+	atomic_bool loses;     /* the next flush finds that nothing can be stored */
+	atomic_uint slow_ms;   /* a flush takes so long */
+	unsigned
+		refused_offset; /* writes here fail when they are repeated; DISK_BYTES: none */
+} server = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int serve_anew(void **state)
+{
+	(void)state;
+	memset(server.cached, 0, sizeof(server.cached));
+	memset(server.stable, 0, sizeof(server.stable));
+	server.connections = 0;
+	server.loses = false;
+	server.slow_ms = 0;
+	server.refused_offset = DISK_BYTES;
+	return 0;
+}
+
+static void restart_server(void)
+{
+	pthread_mutex_lock(&server.lock);
+	memcpy(server.cached, server.stable, DISK_BYTES);
+	server.generation++;
+	pthread_mutex_unlock(&server.lock);
+}
+
+/* ---- the driver: one session, and nothing else ------------------------------------- */
+
+static struct session *session_of(struct blk *b)
+{
+	return b->state;
+}
+
+static int fake_connect(struct blk *b, struct err *err)
+{
+	(void)b;
+	(void)err;
+	pthread_mutex_lock(&server.lock);
+	server.connected_to = server.generation;
+	server.connections++;
+	pthread_mutex_unlock(&server.lock);
+	return 0;
+}
+
+static void fake_disconnect(struct blk *b, bool clean)
+{
+	(void)b;
+	(void)clean;
+}
+
+static void fake_cut(struct blk *b)
+{
+	(void)b;
+}
+
+/* The lock is held. */
+static int is_lost(void)
+{
+	return server.connected_to == server.generation ? 0 : SESSION_LOST;
+}
+
+static int fake_write(
+	struct blk *b, uint64_t offset, const struct iovec *iov, int niov, unsigned flags)
+{
+	int ret;
+
+	(void)b;
+	(void)flags;
+	pthread_mutex_lock(&server.lock);
+	ret = is_lost();
+	if (ret == 0 && server.connections > 1 && offset == server.refused_offset)
+		ret = -EIO;
+	if (ret == 0)
+		iov_to_buf(iov, niov, 0, server.cached + offset, iov_bytes(iov, niov));
+	pthread_mutex_unlock(&server.lock);
+	return ret;
+}
+
+static int fake_flush(struct blk *b)
+{
+	bool loses = atomic_exchange(&server.loses, false);
+	int ret;
+
+	(void)b;
+	task_sleep_ns(server.slow_ms * 1000000ull);
+	pthread_mutex_lock(&server.lock);
+	ret = is_lost();
+	if (ret == 0 && loses) {
+		memcpy(server.cached, server.stable, DISK_BYTES);
+		ret = -EIO;
+	} else if (ret == 0) {
+		memcpy(server.stable, server.cached, DISK_BYTES);
+	}
+	pthread_mutex_unlock(&server.lock);
+	return ret;
+}
+
+static int fake_read(struct blk *b, void *arg)
+{
+	int ret;
+
+	(void)b;
+	pthread_mutex_lock(&server.lock);
+	ret = is_lost();
+	if (ret == 0)
+		memcpy(arg, server.cached, DISK_BYTES);
+	pthread_mutex_unlock(&server.lock);
+	return ret;
+}
+
+static const struct session_ops session_ops = {
+	.connect = fake_connect,
+	.disconnect = fake_disconnect,
+	.cut = fake_cut,
+	.write = fake_write,
+	.flush = fake_flush,
+};
+
+static int node_open_fake(struct blk *b, struct opts *opts, struct err *err)
+{
+	int ret = session_options(session_of(b), b, opts, err);
+
+	opts_take(opts, "filename");
+	b->size = DISK_BYTES;
+	return ret ? ret : session_open(session_of(b), b, &session_ops, err);
+}
+
+static int node_close_fake(struct blk *b)
+{
+	session_close(session_of(b));
+	return 0;
+}
+
+static int node_preadv_fake(
+	struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov, int niov)
+{
+	uint8_t all[DISK_BYTES];
+	int ret = session_run(session_of(b), fake_read, all);
+
+	if (ret == 0)
+		iov_from_buf(iov, niov, 0, all + offset, bytes);
+	return ret;
+}
+
+static int node_pwritev_fake(struct blk *b, uint64_t offset, uint64_t bytes,
+	const struct iovec *iov, int niov, unsigned flags)
+{
+	(void)bytes;
+	return session_write(session_of(b), offset, iov, niov, flags);
+}
+
+static int node_flush_fake(struct blk *b)
+{
+	return session_flush(session_of(b));
+}
+
+static const struct blk_driver fake_driver = {
+	.name = "fake",
+	.kind = BLK_PROTOCOL,
+	.schemes = (const char *const[]){"fake", NULL},
+	.state_bytes = sizeof(struct session),
+	.open = node_open_fake,
+	.close = node_close_fake,
+	.preadv = node_preadv_fake,
+	.pwritev = node_pwritev_fake,
+	.flush = node_flush_fake,
+};
+
+const struct blk_driver *const blk_drivers[] = {&fake_driver, NULL};
+
+/* ---- what is promised ------------------------------------------------------------- */
+
+static struct blk *open_fake(void)
+{
+	return node_open("driver=fake,filename=x", BLK_O_RDWR);
+}
+
+static void *flush_on(void *arg)
+{
+	return (void *)(intptr_t)blk_flush(arg);
+}
+
+static bool is_stable(uint8_t value)
+{
+	uint8_t want[4096];
+
+	memset(want, value, sizeof(want));
+	return memcmp(server.stable, want, sizeof(want)) == 0;
+}
+
+static void a_server_that_forgets_is_told_again(void **state)
+{
+	struct blk *b = open_fake();
+	uint8_t byte;
+
+	(void)state;
+	node_fill(b, 0, 4096, 7);
+	restart_server();
+	assert_int_equal(blk_pread(b, 0, &byte, 1), 0);
+	assert_int_equal(byte, 7);
+	assert_int_equal(blk_flush(b), 0);
+	assert_true(is_stable(7));
+	assert_int_equal(server.connections, 2);
+	assert_int_equal(blk_close(b), 0);
+}
+
+/* The server tells the first of what both lost: the second is not well before it was written again. */
+static void of_two_flushes_the_second_is_no_lie(void **state)
+{
+	struct blk *b = open_fake();
+	pthread_t thread;
+	void *first;
+
+	(void)state;
+	node_fill(b, 0, 4096, 7);
+	server.slow_ms = 200;
+	server.loses = true;
+	assert_int_equal(pthread_create(&thread, NULL, flush_on, b), 0);
+	usleep(50000);
+	assert_int_equal(blk_flush(b), 0);
+	assert_true(is_stable(7));
+	pthread_join(thread, &first);
+	assert_int_equal((intptr_t)first, -EIO);
+	assert_int_equal(blk_close(b), 0);
+}
+
+/* Those that wait are served by one. */
+static void flushes_that_wait_are_one(void **state)
+{
+	struct blk *b = open_fake();
+	pthread_t thread[8];
+	void *ret;
+
+	(void)state;
+	node_fill(b, 0, 4096, 7);
+	server.slow_ms = 100;
+	for (unsigned i = 0; i < 8; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, flush_on, b), 0);
+	for (unsigned i = 0; i < 8; i++) {
+		pthread_join(thread[i], &ret);
+		assert_null(ret);
+	}
+	assert_true(((struct session *)b->state)->flushes <= 3);
+	assert_true(is_stable(7));
+	assert_int_equal(blk_close(b), 0);
+}
+
+/* One that the server does not take again is told with every flush; the others are there. */
+static void one_that_is_refused_costs_no_other(void **state)
+{
+	struct blk *b = open_fake();
+	uint8_t byte;
+
+	(void)state;
+	node_fill(b, 0, 4096, 7);
+	node_fill(b, 4096, 4096, 8);
+	node_fill(b, 8192, 4096, 9);
+	server.refused_offset = 4096;
+	restart_server();
+	assert_int_equal(blk_pread(b, 8192, &byte, 1), 0);
+	assert_int_equal(byte, 9);
+	assert_int_equal(blk_pread(b, 0, &byte, 1), 0);
+	assert_int_equal(byte, 7);
+	assert_int_equal(blk_flush(b), -EIO);
+	assert_int_equal(blk_flush(b), -EIO);
+	blk_close(b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(a_server_that_forgets_is_told_again, serve_anew),
+		cmocka_unit_test_setup(of_two_flushes_the_second_is_no_lie, serve_anew),
+		cmocka_unit_test_setup(flushes_that_wait_are_one, serve_anew),
+		cmocka_unit_test_setup(one_that_is_refused_costs_no_other, serve_anew),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
