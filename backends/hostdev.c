@@ -139,13 +139,30 @@ static int hostdev_preadv(
 	return posix_preadv(b, &dev_of(b)->p, offset, bytes, iov, niov);
 }
 
+/* Whose reservation the device is not any more changes nothing on it. */
+static bool is_taken(const struct blk *b)
+{
+	return posix_failed(&dev_of(b)->p) == -EBADE;
+}
+
+/* What came of a change. */
+static int changed(const struct blk *b, int ret)
+{
+	struct posix *p = &dev_of(b)->p;
+
+	posix_changed(p);
+	if (ret == -EBADE && p->reserve.held)
+		posix_fail(p, ret);
+	return ret;
+}
+
 static int hostdev_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
 	const struct iovec *iov, int niov, unsigned flags)
 {
-	struct posix *p = &dev_of(b)->p;
-	int ret = posix_failed(p);
-
-	return ret == -EBADE ? ret : posix_pwritev(b, p, offset, bytes, iov, niov, flags);
+	if (is_taken(b))
+		return -EBADE;
+	return changed(
+		b, posix_pwritev(b, &dev_of(b)->p, offset, bytes, iov, niov, flags));
 }
 
 /* What the kernel wrote before it knew that the reservation was another's it tells here, or
@@ -193,6 +210,8 @@ static int hostdev_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned
 	struct hostdev *d = dev_of(b);
 	int ret = -ENOTSUP;
 
+	if (is_taken(b))
+		return -EBADE;
 	if (flags & BLK_MAY_UNMAP)
 		ret = dev_fallocate(d, &d->no_punch, FALLOC_FL_PUNCH_HOLE, offset, bytes);
 	/* These write zeros out inside the kernel where the device has nothing better. */
@@ -202,7 +221,7 @@ static int hostdev_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned
 		if (ret == -ENOTSUP)
 			ret = dev_ioctl(d, &d->no_zeroout, BLKZEROOUT, offset, bytes);
 	}
-	posix_changed(&d->p);
+	changed(b, ret);
 	if (ret == 0 && flags & BLK_FUA)
 		ret = posix_flush(&d->p);
 	return ret;
@@ -211,10 +230,10 @@ static int hostdev_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned
 static int hostdev_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 {
 	struct hostdev *d = dev_of(b);
-	int ret = dev_ioctl(d, &d->no_discard, BLKDISCARD, offset, bytes);
 
-	posix_changed(&d->p);
-	return ret;
+	if (is_taken(b))
+		return -EBADE;
+	return changed(b, dev_ioctl(d, &d->no_discard, BLKDISCARD, offset, bytes));
 }
 
 /* ---- size ------------------------------------------------------------------------ */

@@ -223,6 +223,7 @@ int posix_open(struct blk *b, struct posix *p, struct opts *opts, struct err *er
 	/* What a writer reads may have been written by one that was killed and be in the page
 	 * cache only: its first flush has to cover that too, as a disk's own would. */
 	atomic_store(&p->dirty, b->flags & BLK_O_RDWR);
+	p->is_path = (b->flags & BLK_O_PATH) && p->direct;
 	/* Through the page cache a separate flush costs no more than a stable write, and
 	 * keeps one place that remembers failures. */
 	if (p->direct)
@@ -425,11 +426,12 @@ int posix_failed(struct posix *p)
 }
 
 /* A stable write that failed may have used up the file's one report of earlier losses.
- * Lack of space is found before anything is sent: with direct I/O no write waits to fail.
+ * Lack of space is found before anything is sent (with direct I/O no write waits to fail), and so is that the
+ * device is reserved for another.
  */
 static void note_stable_write(struct posix *p, int ret)
 {
-	if (ret < 0 && ret != -ENOSPC && ret != -EDQUOT)
+	if (ret < 0 && ret != -ENOSPC && ret != -EDQUOT && ret != -EBADE && !p->is_path)
 		posix_fail(p, ret);
 }
 
@@ -465,7 +467,9 @@ int posix_flush(struct posix *p)
 	ret = atomic_load(&p->sync_error);
 	if (ret == 0 && atomic_exchange(&p->dirty, false)) {
 		ret = aio_fdatasync(p->fd);
-		if (ret < 0)
+		if (ret < 0 && p->is_path)
+			atomic_store(&p->dirty, true);
+		else if (ret < 0)
 			atomic_store(&p->sync_error, ret);
 	}
 	task_unlock(&p->sync_lock);

@@ -33,6 +33,8 @@ struct posix {
 	struct task_mutex sync_lock;
 	atomic_bool dirty;
 	atomic_int sync_error; /* 0 or -errno for good */
+	bool is_path; /* one of several, without the page cache: who is above writes again all that a
+		       * flush that failed did not cover, so that the next may be well */
 };
 
 /* Takes the options of both drivers from opts, opens, locks, and finds the alignment into
