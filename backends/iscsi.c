@@ -82,6 +82,7 @@ struct iscsi {
 	int port_group;
 	bool asymmetric;
 	bool no_write_same;
+	bool short_flush; /* SYNCHRONIZE CACHE (10) */
 	atomic_bool no_status;
 };
 
@@ -827,7 +828,10 @@ static struct scsi_task *send_flush(
 	struct iscsi *s, const struct request *r, struct command *c)
 {
 	(void)r;
-	return iscsi_synchronizecache16_task(s->ctx, s->lun, 0, 0, 0, 0, commanded, c);
+	return s->short_flush ? iscsi_synchronizecache10_task(
+					s->ctx, s->lun, 0, 0, 0, 0, commanded, c)
+			      : iscsi_synchronizecache16_task(
+					s->ctx, s->lun, 0, 0, 0, 0, commanded, c);
 }
 
 static struct scsi_task *send_zero(
@@ -972,12 +976,18 @@ static int node_flush(struct blk *b)
 	return session_flush(&iscsi_of(b)->session);
 }
 
-/* A LUN without a write cache need not know the command. */
+/* Of SYNCHRONIZE CACHE a LUN may know the short form only (SBC-3: both are optional), and none where it
+ * has no write cache. */
 static int issue_flush(struct blk *b)
 {
 	struct request r = {.send = send_flush, .changes = true};
+	struct iscsi *s = iscsi_of(b);
 	int ret = run(b, &r);
 
+	if (ret == -ENOTSUP) {
+		s->short_flush = !s->short_flush;
+		ret = run(b, &r);
+	}
 	return ret == -ENOTSUP ? 0 : ret;
 }
 

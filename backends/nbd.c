@@ -665,6 +665,17 @@ static unsigned status_flags(const struct nbd *n, uint32_t status)
 	       (status & LIBNBD_STATE_ZERO ? BLK_EXT_ZERO : 0u);
 }
 
+/* An extent that ends within a block, as some servers tell at the end of an image, is cut to
+ * whole ones, and a block that is not of one kind is data. */
+static void settle_status(const struct nbd *n, struct command *c)
+{
+	c->bytes = round_down(c->bytes, n->facts.min_block);
+	if (c->bytes)
+		return;
+	c->bytes = n->facts.min_block;
+	c->status = n->inverted ? STATE_DIRTY : 0;
+}
+
 static int node_extent(
 	struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out)
 {
@@ -679,7 +690,8 @@ static int node_extent(
 		ret = session_run(&n->session, issue_status, &c);
 		if (ret)
 			return ret;
-		out->bytes = MIN(c.bytes, bytes);
+		settle_status(n, &c);
+		out->bytes = MIN(c.bytes - (offset - c.offset), bytes);
 		out->flags = status_flags(n, c.status);
 	}
 	out->flags |= BLK_EXT_ALLOCATED | BLK_EXT_HOST;

@@ -403,6 +403,8 @@ static int write_some(struct nfs *n, uint64_t offset, const uint8_t *buf, size_t
 		int ret = CALL(n, c, nfs_pwrite_async, n->fh, offset, step,
 			(void *)(uintptr_t)buf);
 
+		if (ret > 0 && (size_t)ret > step)
+			return -EIO; /* a server that has more than it was sent */
 		if (ret != -ENOMEM || step <= WRITE_LEAST)
 			return ret;
 		n->write_bytes = step / 2;
