@@ -574,6 +574,8 @@ static int set_incompatible(struct qcow2 *q, uint64_t bit, bool on)
 	int ret;
 
 	task_lock(&q->header_lock);
+	if (bit == QCOW2_INCOMPAT_DIRTY && !on && q->lazy_refcounts)
+		q->write_prepared = false; /* the next write sets it again */
 	before = q->incompatible;
 	q->incompatible = on ? before | bit : before & ~bit;
 	ret = q->incompatible == before ? 0 : header_write_locked(q, &q->on_disk);
@@ -591,11 +593,8 @@ int qcow2_set_dirty(struct qcow2 *q, bool dirty)
 
 	if (q->version < 3 || !!(q->incompatible & QCOW2_INCOMPAT_DIRTY) == dirty)
 		return 0;
-	if (!dirty) { /* what the bit warned of is settled, and stable, before it goes */
-		if (q->lazy_refcounts)
-			q->write_prepared = false; /* the next write sets it again */
+	if (!dirty) /* what the bit warned of is settled, and stable, before it goes */
 		ret = blk_flush(q->file);
-	}
 	if (ret == 0)
 		ret = set_incompatible(q, QCOW2_INCOMPAT_DIRTY, dirty);
 	if (ret == 0)

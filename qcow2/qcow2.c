@@ -282,6 +282,9 @@ int qcow2_open_over(struct blk *b, struct opts *opts, struct err *err)
 			"compatibility level");
 	if (ret == 0 && s.lazy_given)
 		q->lazy_refcounts = s.lazy;
+	/* Counts that were never written are made anew at the end of the file, which a device has not. */
+	if (ret == 0 && !(q->file->caps & BLK_CAP_GROW))
+		q->lazy_refcounts = false;
 	if (ret == 0)
 		ret = check_l2_entry(q, &s, err);
 	if (ret == 0)

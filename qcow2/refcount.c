@@ -648,6 +648,7 @@ int qcow2_count_used(struct qcow2 *q, uint64_t end, uint64_t enough, uint64_t *u
 int qcow2_trim_file(struct qcow2 *q, struct err *err)
 {
 	uint64_t end = qcow2_cluster_of(q, q->fresh_from), v = 0;
+	bool cuts = q->file->caps & BLK_CAP_GROW;
 	int ret = 0;
 
 	task_lock(&q->alloc_lock);
@@ -660,13 +661,12 @@ int qcow2_trim_file(struct qcow2 *q, struct err *err)
 	}
 	if (ret < 0)
 		err_errno(err, -ret, "Could not read refcounts");
-	else if ((q->file->caps & BLK_CAP_GROW) &&
-		 blk_size(q->file) > end << q->cluster_bits)
+	else if (cuts && blk_size(q->file) > end << q->cluster_bits)
 		ret = blk_resize(q->file, end << q->cluster_bits, BLK_PREALLOC_OFF, err);
 	/* What is written behind the new end must not bring back what lay there. */
 	if (ret == 0 && (ret = blk_flush(q->file)) < 0)
 		err_errno(err, -ret, "Could not flush");
-	if (ret == 0)
+	if (ret == 0 && cuts)
 		q->fresh_from = end << q->cluster_bits;
 	task_unlock(&q->alloc_lock);
 	return ret;

@@ -215,9 +215,11 @@ static int preallocate(struct qcow2 *q, uint64_t offset, uint64_t end,
 		err_errno(err, -ret, "Could not preallocate metadata");
 	/* Clusters that nothing was written to are part of the file all the same, and what was
 	 * taken for tables that were not needed is not. */
+	task_lock(&q->alloc_lock);
 	if (ret == 0 && (q->file->caps & BLK_CAP_GROW) &&
 		q->fresh_from != blk_size(q->file))
 		ret = blk_resize(q->file, q->fresh_from, BLK_PREALLOC_OFF, err);
+	task_unlock(&q->alloc_lock);
 	return ret;
 }
 
@@ -262,10 +264,20 @@ static int zero_new_part(struct qcow2 *q, uint64_t offset, uint64_t end)
 	return ret;
 }
 
+/* What a data file has behind the old end, as a device has, is not the disk's: where clusters are going
+ * to refer to it, it becomes zeros. `had`: the data file's size before it grew. */
+static int zero_new_data(struct qcow2 *q, uint64_t offset, uint64_t end, uint64_t had)
+{
+	offset = round_up(offset, q->cluster_bytes);
+	end = MIN(end, had);
+	return offset < end ? blk_zero(q->data, offset, end - offset, BLK_MAY_UNMAP) : 0;
+}
+
 static int grow(
 	struct qcow2 *q, uint64_t bytes, enum blk_prealloc prealloc, struct err *err)
 {
 	uint64_t old = blk_size(q->b), entries = qcow2_l1_needed(q, bytes);
+	uint64_t had = q->external_data ? blk_size(q->data) : 0;
 	int ret = 0;
 
 	if (q->external_data && blk_size(q->data) < bytes)
@@ -277,6 +289,8 @@ static int grow(
 	if (ret < 0)
 		return ret;
 	ret = zero_new_part(q, old, bytes);
+	if (ret == 0 && !q->encrypted && prealloc != BLK_PREALLOC_OFF)
+		ret = zero_new_data(q, old, bytes, had);
 	if (ret < 0)
 		return err_errno(err, -ret, "Could not zero the new part of the disk");
 	if (prealloc != BLK_PREALLOC_OFF)

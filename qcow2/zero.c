@@ -80,7 +80,7 @@ static int skip_nothing(
 
 	*skipped = 0;
 	/* With subclusters, what shows the backing file may hold a reserved cluster. */
-	if (w->forget && q->extl2)
+	if (ret == 0 && run.type == QCOW2_UNALLOCATED && run.reserved && w->forget)
 		return 0;
 	if (ret == 0 && (run.type == QCOW2_UNALLOCATED ? w->leave_missing
 						       : run.type == QCOW2_ZERO_PLAIN))
