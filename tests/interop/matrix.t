@@ -35,20 +35,25 @@ pack () {
 }
 
 # map_of PROGRAM ARGS...: extents by what they read as and where they lie. qemu-img parts
-# unallocated subclusters by whether their cluster has space on the host: join those.
+# unallocated subclusters by whether their cluster has space on the host: join those. Holes of the file in what is
+# data are shown or not by how much of it is allocated, with a limit at which some of these images lie and which the file
+# system's own work moves: they count as data.
 map_of () {
 	"$@" --output=json 2>>filled | tr -d ' []}' | tr '{' '\n' | grep start | sed 's/,$//' | awk -F, '
 		function number(s) { sub(/.*:/, "", s); return s + 0 }
-		function show() { if (n) print start, n, what }
+		function show() { if (n) print start, n, what, host }
 		{
 			s = number($1); l = number($2)
 			sub(/^[^,]*,[^,]*,/, "")
-			if ($0 ~ /"present":false/)
-				sub(/,"offset":[0-9]*/, "")
-			if ($0 == what && $0 ~ /"present":false/ && s == start + n) {
+			o = ""
+			if ($0 ~ /"present":true/ && match($0, /"offset":[0-9]*/))
+				o = number(substr($0, RSTART, RLENGTH))
+			sub(/,"offset":[0-9]*/, "")
+			sub(/"zero":true,"data":true/, "\"zero\":false,\"data\":true")
+			if ($0 == what && s == start + n && (o == "" ? host == "" : host != "" && o == host + n)) {
 				n += l
 			} else {
-				show(); start = s; n = l; what = $0
+				show(); start = s; n = l; what = $0; host = o
 			}
 		}
 		END { show() }'
