@@ -145,12 +145,11 @@ static bool is_taken(const struct blk *b)
 	return posix_failed(&dev_of(b)->p) == -EBADE;
 }
 
-/* What came of a change. */
-static int changed(const struct blk *b, int ret)
+/* What came of a change tells that, too. */
+static int note_taken(const struct blk *b, int ret)
 {
 	struct posix *p = &dev_of(b)->p;
 
-	posix_changed(p);
 	if (ret == -EBADE && p->reserve.held)
 		posix_fail(p, ret);
 	return ret;
@@ -161,7 +160,7 @@ static int hostdev_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
 {
 	if (is_taken(b))
 		return -EBADE;
-	return changed(
+	return note_taken(
 		b, posix_pwritev(b, &dev_of(b)->p, offset, bytes, iov, niov, flags));
 }
 
@@ -221,7 +220,8 @@ static int hostdev_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned
 		if (ret == -ENOTSUP)
 			ret = dev_ioctl(d, &d->no_zeroout, BLKZEROOUT, offset, bytes);
 	}
-	changed(b, ret);
+	posix_changed(&d->p);
+	note_taken(b, ret);
 	if (ret == 0 && flags & BLK_FUA)
 		ret = posix_flush(&d->p);
 	return ret;
@@ -230,10 +230,13 @@ static int hostdev_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned
 static int hostdev_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 {
 	struct hostdev *d = dev_of(b);
+	int ret;
 
 	if (is_taken(b))
 		return -EBADE;
-	return changed(b, dev_ioctl(d, &d->no_discard, BLKDISCARD, offset, bytes));
+	ret = dev_ioctl(d, &d->no_discard, BLKDISCARD, offset, bytes);
+	posix_changed(&d->p);
+	return note_taken(b, ret);
 }
 
 /* ---- size ------------------------------------------------------------------------ */

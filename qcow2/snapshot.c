@@ -865,7 +865,7 @@ static int delete_at(struct operation *op, uint32_t i)
 	return ret ? ret : delete_steps(op);
 }
 
-/* What one's id may be another's name. */
+/* As qemu-img snapshot -a and convert -l do: an id wins over a name. */
 static int64_t find_id_first(const struct qcow2 *q, const char *id_or_name)
 {
 	int64_t i = snap_by_id(q, id_or_name);
@@ -992,7 +992,6 @@ static int apply_at(struct operation *op, const struct qcow2_snap *s)
 	return ret;
 }
 
-/* As qemu-img snapshot -a and convert -l do: an id wins over a name. */
 int qcow2_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
 {
 	struct err local = ERR_INIT;

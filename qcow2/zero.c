@@ -80,10 +80,9 @@ static int skip_nothing(
 
 	*skipped = 0;
 	/* With subclusters, what shows the backing file may hold a reserved cluster. */
-	if (ret == 0 && run.type == QCOW2_UNALLOCATED && run.reserved && w->forget)
-		return 0;
-	if (ret == 0 && (run.type == QCOW2_UNALLOCATED ? w->leave_missing
-						       : run.type == QCOW2_ZERO_PLAIN))
+	if (ret == 0 && (run.type == QCOW2_UNALLOCATED
+					? w->leave_missing && !(w->forget && run.reserved)
+					: run.type == QCOW2_ZERO_PLAIN))
 		*skipped = round_down(run.bytes, q->cluster_bytes);
 	return ret;
 }

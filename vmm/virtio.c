@@ -383,8 +383,8 @@ static uint64_t isr_read(struct virtio_device *d)
 	unsigned isr = __atomic_exchange_n(&d->isr, 0, __ATOMIC_ACQ_REL);
 
 	pci_set_intx(&d->pci, false);
-	if (__atomic_load_n(&d->isr,
-		    __ATOMIC_SEQ_CST)) /* raised meanwhile, for what is not told here */
+	/* Raised meanwhile, for what is not told here. */
+	if (__atomic_load_n(&d->isr, __ATOMIC_SEQ_CST))
 		pci_set_intx(&d->pci, true);
 	return isr;
 }
