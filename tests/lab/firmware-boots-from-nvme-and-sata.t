@@ -12,9 +12,10 @@ mkdir -p /run/vm && cd /run/vm || exit 1
 cp "$BYRE_BUILD/byre" . && PATH=/run/vm:$PATH
 
 # boot_sector: ds, es = 0; int 0x13, ah=0x42 with the packet at 0x40 (one sector, number 1, to 0x7e00);
-# each byte from there to a 0 goes to port 0x3f8; then S5 to port 0x604.
+# each byte from there to a 0 goes to port 0x3f8; then S5 to port 0x604. Without interrupts, in which the firmware
+# writes there what is left of its own last line.
 cat >boot_sector <<'END'
-my $code = pack("H*", "31c08ed88ec0" . "be407cb442cd13" . "be007e" . "ac84c07406baf803eeebf5" . "ba0406b80034ef" . "f4ebfd");
+my $code = pack("H*", "31c08ed88ec0" . "be407cb442cd13" . "fabe007e" . "ac84c07406baf803eeebf5" . "ba0406b80034ef" . "f4ebfd");
 print pack("a64 H32 a430 H4", $code, "10000100007e00000100000000000000", "", "55aa");
 print pack("a512", "started from $ARGV[0]\r\n");
 END
