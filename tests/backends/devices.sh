@@ -14,7 +14,7 @@
 #				it ends. At most five in a test.
 #	release			gives all of them back now
 #	mount_new KIND DIR [OPTION...]	makes a file system (options of its mkfs) and mounts it
-#	wait_for COMMAND...	until it succeeds, ten seconds at most
+#	wait_for COMMAND...	until it succeeds, a minute at most
 
 own_mounts () {
 	if [ -z "$BYRE_OWN_MOUNTS" ]; then
@@ -68,7 +68,7 @@ wait_for () {
 	wait_tries=0
 	until "$@" >/dev/null 2>&1; do
 		wait_tries=$((wait_tries + 1))
-		[ $wait_tries -lt 200 ] || return 1
+		[ $wait_tries -lt 1200 ] || return 1
 		sleep 0.05
 	done
 }

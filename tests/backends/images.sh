@@ -102,6 +102,7 @@ silence_loses_nothing () {
 	ip link set lo down
 	touch go
 	sleep 4
+	wait_for grep -q "no answer for 2 seconds\|connection is lost" io.err
 	ip link set lo up
 	goes_on silence
 	like "$(cat io.err)" "no answer for 2 seconds\|connection is lost" "silence: it is told"
@@ -197,7 +198,7 @@ under_load () {
 	LSAN_OPTIONS=suppressions=$BYRE_SRC/tests/backends/lsan.supp:print_suppressions=0 \
 		model_there "$kind" --no-peer --loops 3 --tasks 8 --rounds 4 --ops 400 --patience 60 \
 		--url-opts "timeout=2$load_options" \
-		--seconds $((model_seconds / 2)) >load.out 2>load.err &
+		--seconds $((model_seconds * 3 / 4)) >load.out 2>load.err &
 	load=$!
 	times=0
 	sleep 0.5 # a connection has to be there to be lost

@@ -37,12 +37,12 @@ leave_tmpfs () {
 	mount --bind "$behind" "$PWD" && cd "$PWD"
 }
 
-# wait_for COMMAND...: until it succeeds, ten seconds at most.
+# wait_for COMMAND...: until it succeeds, a minute at most.
 wait_for () {
 	wait_tries=0
 	until "$@" >/dev/null 2>&1; do
 		wait_tries=$((wait_tries + 1))
-		[ $wait_tries -lt 200 ] || return 1
+		[ $wait_tries -lt 1200 ] || return 1
 		sleep 0.05
 	done
 }
@@ -153,7 +153,10 @@ serve () {
 	iscsi) start_iscsi ;;
 	nbd) start_nbd ;;
 	smb) start_smb ;;
-	esac || skip_all "the server for $1 does not start here: $(tail -n 2 ./*.log 2>/dev/null)"
+	esac || {
+		[ "$tap_n" -eq 0 ] || { echo "Bail out! the server for $1 does not start again"; exit 1; }
+		skip_all "the server for $1 does not start here: $(tail -n 2 ./*.log 2>/dev/null)"
+	}
 }
 stop () { kill -s "${1:-TERM}" -- "${group:-$server}" && wait $server 2>/dev/null; }
 restart () {

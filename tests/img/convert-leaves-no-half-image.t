@@ -80,9 +80,9 @@ for signal in INT TERM HUP QUIT; do
 	# A background job of this shell has SIGINT ignored: ask env for the default.
 	(
 		trap - INT
-		env --default-signal=$signal byre-img convert -f raw -S 0 -r 2M -O qcow2 disk.raw new >out 2>err &
+		env --default-signal=$signal byre-img convert -f raw -S 0 -r 512k -O qcow2 disk.raw new >out 2>err &
 		pid=$!
-		sleep 1
+		while [ ! -s new ] && kill -0 $pid; do sleep 0.02; done
 		kill -$signal $pid
 		wait $pid
 		echo $? >status
@@ -92,10 +92,11 @@ for signal in INT TERM HUP QUIT; do
 	ok "$signal: the target is gone" test ! -e new
 done
 byre-img create -q -f raw there.raw 8M
+blocks=$(stat -c %b there.raw)
 (
-	env --default-signal=TERM byre-img convert -n -f raw -S 0 -r 2M -O raw disk.raw there.raw >out 2>err &
+	env --default-signal=TERM byre-img convert -n -f raw -S 0 -r 512k -O raw disk.raw there.raw >out 2>err &
 	pid=$!
-	sleep 1
+	while [ "$(stat -c %b there.raw)" -eq "$blocks" ] && kill -0 $pid; do sleep 0.02; done
 	kill -TERM $pid
 	wait $pid
 )
@@ -105,7 +106,7 @@ ok "and stays" test -e there.raw
 # Making the image takes a while: it is written out.
 if env --default-signal=TERM true 2>/dev/null; then
 	(
-		env --default-signal=TERM byre-img create -q -f raw -o preallocation=full huge.raw 4G >out 2>err &
+		env --default-signal=TERM byre-img create -q -f raw -o preallocation=full huge.raw 20G >out 2>err &
 		pid=$!
 		while [ ! -s huge.raw ] && kill -0 $pid; do sleep 0.02; done
 		kill -TERM $pid
@@ -118,12 +119,10 @@ if env --default-signal=TERM true 2>/dev/null; then
 fi
 # Made over a file that was there: it cannot be put back, but that is said.
 truncate -s 20G large.raw
-mkfifo started
 (
-	env --default-signal=TERM byre-img create -f raw -o preallocation=full large.raw 20G >started 2>err &
+	env --default-signal=TERM byre-img create -q -f raw -o preallocation=full large.raw 20G >out 2>err &
 	pid=$!
-	cat started >/dev/null &
-	sleep 0.5
+	while [ "$(stat -c %b large.raw)" -eq 0 ] && kill -0 $pid; do sleep 0.02; done
 	kill -TERM $pid
 	wait $pid
 	echo $? >status

@@ -18,9 +18,12 @@ byre-img compare -p -F raw new.qcow2 disk.raw >out
 like "$(tr '\r' '\n' <out)" "^    (100.00/100%)$" "compare has it too"
 like "$(tr '\r' '\n' <out)" "^Images are identical.$" "and its result"
 
-byre-img convert -f raw -S 0 -r 4M -O qcow2 disk.raw new.qcow2 >out &
+byre-img convert -f raw -S 0 -r 2M -O qcow2 disk.raw new.qcow2 >out &
 pid=$!
-sleep 1
+# That it listens, its kernel says; that it copies, the image.
+listens () { [ $((0x$(sed -n 's/^SigCgt:[^0-9a-f]*//p' /proc/$pid/status) & 0x200)) -ne 0 ]; }
+rm -f new.qcow2
+until listens && [ -s new.qcow2 ]; do kill -0 $pid || break; sleep 0.02; done
 kill -USR1 $pid
 wait $pid
 is $? 0 "SIGUSR1 does not end it"

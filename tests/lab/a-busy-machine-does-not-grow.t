@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: a guest that keeps its disk busy for BYRE_SOAK seconds reads what it wrote all the time, and its process
 # has no more memory (beside the guest's) and no more descriptors in the end than near the beginning.
-# timeout: 900
+# timeout: 1800
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"

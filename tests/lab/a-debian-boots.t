@@ -3,7 +3,7 @@
 # Goal: a Debian disk, which byre-img made a QCOW2 of, starts by firmware and GRUB from each kind of disk, works, has
 # a network, starts again when it reboots, and goes down by the power button. Afterwards image and file system are sound, and what
 # it wrote is there. Under BYRE_SOAK every firmware with every kind of disk.
-# timeout: 1800
+# timeout: 2700
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 long_test

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: a guest of byre has random numbers, a console, and a balloon by which the host gets memory back.
-# timeout: 1200
+# timeout: 2400
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 long_test
@@ -40,7 +40,7 @@ END
 listens () { says LISTENING; }
 start devices --console socket=hvc.sock
 within 400 listens
-timeout 300 python3 talk.py >talked 2>&1
+timeout 900 python3 talk.py >talked 2>&1
 ended
 like "$(cat said)" "^rng virtio_rng" "the guest has a source of random numbers"
 like "$(cat said)" "^random 100000" "which gives them"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: a guest of byre has a network, by a tap, in user mode and by a socket, over which every byte arrives.
-# timeout: 1200
+# timeout: 2400
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
@@ -99,8 +99,12 @@ echo "gave $?"
 END
 listens () { says LISTENING; }
 start "user mode" --net user,hostfwd=tcp:127.0.0.1:7003-:80,hostfwd=tcp:127.0.0.1:7004-:81
-within 400 listens && sleep 2
-timeout 300 busybox nc 127.0.0.1 7003 <&9 >received
+within 400 listens
+for i in $(seq 60); do # nc has to start, too
+	timeout 300 busybox nc 127.0.0.1 7003 <&9 >received
+	[ ! -s received ] || break
+	sleep 1
+done
 ended
 kill $server
 wait $server 2>/dev/null
@@ -113,7 +117,7 @@ is "$(sum_of received)" "$sent" "user mode: and goes, to who connects from outsi
 cat >job <<'END'
 ip addr add 10.8.0.2/24 dev eth0
 ping -c 3 -W 5 10.8.0.1 >/tmp/ping && echo "ping well"
-for i in $(seq 50); do [ "$(cat /sys/class/net/eth0/carrier)" = 0 ] && break; sleep 0.2; done
+for i in $(seq 600); do [ "$(cat /sys/class/net/eth0/carrier)" = 0 ] && break; sleep 0.2; done
 echo "carrier $(cat /sys/class/net/eth0/carrier)"
 END
 cat >peer.py <<'END'

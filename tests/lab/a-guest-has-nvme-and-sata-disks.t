@@ -3,7 +3,7 @@
 # Goal: Linux finds NVMe and SATA disks and a CD-ROM drive and is content with them: what was in the
 # images is read, what it writes, flushes and gives up is in the images, by message interrupts and
 # by the pin; and it mounts the CD.
-# timeout: 1200
+# timeout: 2400
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"
@@ -21,7 +21,7 @@ await vda nvme0n1 sda sr0
 echo "BEGIN"
 sh /dev/vda 2>&1
 echo "END"
-poweroff -f
+off
 END
 
 # The least there is of ISO 9660: one volume descriptor, one folder, one file of 1 MiB.
@@ -51,7 +51,7 @@ boot () {
 	boot_append=$2
 	shift 2
 	truncate -s %512 job
-	timeout 450 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1 $boot_append" \
+	timeout 900 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1 $boot_append" \
 		-m 256M --cpus 2 --disk file=job,format=raw,readonly "$@" </dev/null >console 2>errors
 	guest_ended "$boot_name" $?
 }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: Linux drives the SCSI adapter: finds its disks with their sizes and serial numbers, writes, flushes, discards
 # and zeroes them, and hears of nothing amiss; the same over packed rings, of SCSI and of virtio block disks.
-# timeout: 900
+# timeout: 1800
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"
@@ -19,7 +19,7 @@ echo "BEGIN"
 sh /dev/vda 2>&1
 echo "errors $(dmesg | grep -c 'I/O error\|Sense Key\|reset by')"
 echo "END"
-poweroff -f
+off
 END
 
 # boot NAME OPTION...: runs the commands in the file `job`, which is the first virtio disk.
@@ -27,7 +27,7 @@ boot () {
 	boot_name=$1
 	shift
 	truncate -s %512 job
-	timeout 250 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
+	timeout 600 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
 		--disk file=job,format=raw,readonly "$@" </dev/null >console 2>errors
 	guest_ended "$boot_name" $?
 }

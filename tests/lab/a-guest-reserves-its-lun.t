@@ -3,7 +3,7 @@
 # Goal: a guest's persistent reservations are its LUN's, over iSCSI by two paths of our own and on a device of
 # dm-multipath: it registers, reserves and writes, others are kept out, and when another takes it away the guest
 # hears of a reservation conflict, while the machine goes on.
-# timeout: 600
+# timeout: 1500
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/lio.sh"
@@ -26,7 +26,7 @@ await vda sda
 echo "BEGIN"
 sh /dev/vda 2>&1
 echo "END"
-poweroff -f
+off
 END
 
 # It is fenced while it writes; the loop has an end also where nobody does that. Another has the LUN then, so that it
@@ -50,6 +50,7 @@ echo "reserved $?"
 echo "READY"
 for i in $($b seq 600); do put || break; $b sleep 0.1; done
 echo "fenced $($b dmesg | $b grep -c 'reservation conflict') keys $(keys 0x11)"
+for i in $($b seq 600); do sg_persist -n -i -r /dev/sda | $b grep -q scope: && break; $b sleep 0.1; done
 pr --out --register-ignore --param-sark=0x12
 echo "anew $?"
 put
@@ -64,7 +65,7 @@ says () { tr -d '\r' <console | grep -q "$1"; }
 # reserves NAME PATHS DISK: with so many registrations. Another initiator ends it.
 lun=iscsi://10.1.1.1/$name/0
 reserves () {
-	timeout 300 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
+	timeout 600 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
 		--disk "$3,format=raw,iface=scsi,pr=on,werror=stop" --disk file=job,format=raw,readonly </dev/null >console 2>errors &
 	machine=$!
 	ok "$1: the guest has it" within 150 says READY

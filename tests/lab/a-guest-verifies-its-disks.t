@@ -3,7 +3,7 @@
 # Goal: a guest that writes, zeroes, discards, flushes and reads at random all over a disk reads what it
 # wrote, and the image holds it afterwards: on an image, an encrypted one, a chain of three, one on
 # NFS, and one on a LUN over two portals of which one is cut meanwhile.
-# timeout: 900
+# timeout: 1800
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 long_test

@@ -3,7 +3,7 @@
 # Goal: byre runs a Linux kernel under a real KVM to its init, with its disks from the block layer:
 # what was in the image is there, what the guest wrote and flushed is in the image, also when
 # the machine is killed.
-# timeout: 600
+# timeout: 1500
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"
@@ -22,7 +22,7 @@ echo "memory $(sed -n 's/MemTotal: *//p' /proc/meminfo)"
 for d in /sys/block/vd*; do echo "disk ${d##*/} $(cat $d/size) ro=$(cat $d/ro) serial=$(cat $d/serial)"; done
 sh /dev/vdb 2>&1
 echo "END"
-poweroff -f
+off
 END
 
 # boot NAME OPTION...: runs the commands in the file `job`, which is the second disk. The kernel's command line has
@@ -31,7 +31,7 @@ boot () {
 	boot_name=$1
 	shift
 	truncate -s %512 job
-	timeout 200 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1 $kernel_words" -m 256M \
+	timeout 600 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1 $kernel_words" -m 256M \
 		"$@" --disk file=job,format=raw,readonly </dev/null >console 2>errors
 	guest_ended "$boot_name" $?
 }

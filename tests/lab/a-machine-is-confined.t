@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: byre run confines its process by default, and a guest still boots, writes and flushes: each of its threads has a
 # filter, no new privileges and no capabilities, the root folder is empty, and with --user it is another's.
-# timeout: 1200
+# timeout: 2400
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: a machine does what its control socket says: it stands and goes, its disks grow, come, go and are slowed
 # down, a full file system stops it and loses nothing, snapshots take it back, and events tell of all that.
-# timeout: 900
+# timeout: 1800
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"
@@ -21,7 +21,7 @@ listening_guest
 # steps NAME: as a QMP client, from stdin.
 steps () {
 	{ echo "from qmp import *"; cat; } >steps.py
-	ok "$1" timeout 300 python3 steps.py
+	ok "$1" timeout 900 python3 steps.py
 }
 ticks () { grep -c "^tick" console; }
 
@@ -222,7 +222,7 @@ m.event("STOP")
 assert m.do("query-status")["status"] == "io-error"
 assert m.disk("disk0")["io-status"] == "nospace"
 END
-timeout 300 python3 steps.py >steps.out 2>&1 &
+timeout 900 python3 steps.py >steps.out 2>&1 &
 client=$!
 within 30 test -e listening
 next_number

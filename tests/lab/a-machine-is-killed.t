@@ -3,7 +3,7 @@
 # Goal: a machine that is killed with -9 under a load, again and again and on every kind of image, leaves
 # its image without corruption, and what the guest flushed is in it. BYRE_SOAK seconds of that, or a round for
 # each kind.
-# timeout: 900
+# timeout: 1800
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"

@@ -3,7 +3,7 @@
 # Goal: where SELinux enforces a policy, --svirt makes a machine one that reaches its own disks and no other machine's: each
 # has its pair of categories, disks are labelled while it runs and have their old labels afterwards, and a machine whose keeper was
 # killed leaves nothing that the next does not put right.
-# timeout: 600
+# timeout: 1500
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/guest.sh"

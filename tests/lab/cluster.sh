@@ -18,7 +18,7 @@ join () {
 		transport: knet
 		crypto_cipher: none
 		crypto_hash: none
-		token: 5000
+		token: 20000
 	}
 	nodelist {
 		node {

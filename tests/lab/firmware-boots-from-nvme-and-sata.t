@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: SeaBIOS finds NVMe and SATA disks and a CD-ROM drive, and boots from each kind of disk: the
 # boot sector there reads the next one, says what is in it, and turns the machine off.
-# timeout: 600
+# timeout: 1500
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 [ -x "$BYRE_BUILD/byre" ] || skip_all "byre is built for x86-64 only"
@@ -23,7 +23,7 @@ END
 for iface in nvme ahci; do
 	perl boot_sector $iface >disk.img
 	truncate -s 4M disk.img cd.iso
-	timeout 250 byre run -m 64M --firmware-log $iface.log --disk file=disk.img,format=raw,iface=$iface \
+	timeout 500 byre run -m 64M --firmware-log $iface.log --disk file=disk.img,format=raw,iface=$iface \
 		--disk file=cd.iso,format=raw,media=cdrom </dev/null >console 2>errors
 	is $? 0 "$iface: ended well"
 	sed 's/^/# /' errors

@@ -54,6 +54,8 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 for ko in /mod/*; do insmod "$ko"; done
+# When the console has said everything.
+off () { stty sane </dev/console; poweroff -f; }
 await () {
 	for device; do
 		for i in $(seq 300); do [ -b "/dev/$device" ] && break; sleep 0.1; done
@@ -90,13 +92,13 @@ await $job
 echo "BEGIN"
 sh /dev/$job 2>&1
 echo "END"
-poweroff -f
+off
 END
 }
 
 run_guest () {
 	truncate -s %512 job
-	timeout "${guest_seconds:-300}" byre run --kernel vmlinux --initrd initramfs \
+	timeout "${guest_seconds:-600}" byre run --kernel vmlinux --initrd initramfs \
 		--append "console=ttyS0 quiet panic=-1 mitigations=off job=${job:-vdb}" -m "${guest_memory:-256M}" "$@" \
 		--disk file=job,format=raw,readonly </dev/null >console 2>errors
 }

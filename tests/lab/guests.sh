@@ -23,7 +23,7 @@ echo "BEGIN"
 cat /dev/vda >/tmp/job
 . /tmp/job
 echo "END"
-poweroff -f
+off
 END
 
 # start NAME OPTION...: a guest that does what is in the file `job`. runner is its process.
@@ -32,7 +32,7 @@ start () {
 	shift
 	cp job disk
 	head -c $((512 - $(wc -c <job) % 512)) /dev/zero | tr '\000' '\n' >>disk
-	timeout 400 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
+	timeout 900 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1" -m 256M \
 		"$@" --disk file=disk,format=raw,readonly </dev/null >console 2>errors &
 	runner=$!
 }

@@ -3,7 +3,7 @@
 # Goal: images on the kernel's SMB 3.1.1 client and Samba: made, converted both ways,
 # snapshotted, checked, encrypted, compressed; locked against others, of this client and another; and a server that
 # is killed, and a network that is cut, lose nothing that was acknowledged.
-# timeout: 600
+# timeout: 1500
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/backends/images.sh"

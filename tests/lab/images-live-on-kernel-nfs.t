@@ -3,7 +3,7 @@
 # Goal: images on the kernel's NFS 4.2, server and client, on XFS: made, converted both ways,
 # snapshotted, checked, encrypted, compressed; locked against others, other clients and the
 # server's own programs; and a server that is restarted, and a network that is cut, lose nothing.
-# timeout: 600
+# timeout: 1500
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/backends/images.sh"

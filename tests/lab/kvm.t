@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: a machine of the lab has a /dev/kvm that runs guests, whether or not this one has.
-# timeout: 300
+# timeout: 900
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 own_machine --kvm
@@ -14,6 +14,6 @@ is "$(cat out)" 12 "it opens and knows its version"
 
 # A boot sector that ends the machine with 42, which QEMU's device for that makes 85.
 cp "$BYRE_BUILD/lab/sector" . &&
-	exits 85 "a guest runs on it" timeout 120 qemu-system-x86_64 -M pc -accel kvm -cpu host -m 16 -nodefaults \
+	exits 85 "a guest runs on it" timeout 400 qemu-system-x86_64 -M pc -accel kvm -cpu host -m 16 -nodefaults \
 		-display none -device isa-debug-exit,iobase=0xf4,iosize=1 -drive if=floppy,file=sector,format=raw,readonly=on
 done_testing

@@ -3,7 +3,7 @@
 # Goal: an image on a LUN that the kernel's LIO serves at two portals, one of them optimized
 # (ALUA), under open-iscsi and dm-multipath: the same as on other storage; and a path that is
 # cut under writes, either of them, is a pause and no error.
-# timeout: 600
+# timeout: 1500
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 . "$BYRE_SRC/tests/lab/lio.sh"

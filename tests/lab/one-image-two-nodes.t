@@ -3,7 +3,7 @@
 # Goal: an image on GFS2, on a LUN with two paths, shared by two nodes. One holds it and the
 # other is refused; one is killed under writes, and the other has the image after recovery,
 # sound and with every byte that was flushed; a path is cut and nobody notices.
-# timeout: 900
+# timeout: 1800
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
 need iscsi
@@ -20,7 +20,7 @@ echo "# both up after $(since_start) s"
 
 # on NODE COMMAND: with the vocabulary of this folder.
 on () {
-	lab run -t 200 "$1" "
+	lab run -t 600 "$1" "
 		for vocabulary in tap.sh lab/lab.sh lab/multipath.sh lab/cluster.sh; do . $BYRE_SRC/tests/\$vocabulary; done
 		own_programs; cd /run; $2"
 }

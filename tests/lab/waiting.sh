@@ -21,7 +21,7 @@ read line
 echo "HEARD $line"
 dd if=/dev/zero of=/dev/vda bs=64k seek=512 count=16 conv=fsync 2>/dev/null
 echo "WROTE MORE $?"
-poweroff -f
+off
 END
 }
 

@@ -700,7 +700,7 @@ static void what_is_kept_is_forgotten_when_the_list_stops(void **state)
 	fill_fis(fis, 0x35, 16, 8);
 	prepare(0, 0, fis, DATA, 4096, 2, 0);
 	issue(0, 1);
-	for (unsigned i = 0; vm_status(&m.b.vm) == VM_STATUS_RUNNING && i < 20000; i++)
+	for (unsigned i = 0; vm_status(&m.b.vm) == VM_STATUS_RUNNING && i < 300000; i++)
 		usleep(100);
 	recover(0);
 	board_stop(&m.b);

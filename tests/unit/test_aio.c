@@ -512,12 +512,12 @@ static struct {
 	unsigned wanted;
 } crowd;
 
-/* Holds its thread until `wanted` are inside at once, for at most a second. */
+/* Holds its thread until `wanted` are inside at once, for at most a minute. */
 static long join_crowd(void *arg)
 {
 	(void)arg;
 	unsigned n = __atomic_add_fetch(&crowd.inside, 1, __ATOMIC_RELAXED);
-	for (int i = 0; i < 1000 && n < crowd.wanted; i++) {
+	for (int i = 0; i < 60000 && n < crowd.wanted; i++) {
 		usleep(1000);
 		n = __atomic_load_n(&crowd.inside, __ATOMIC_RELAXED);
 	}

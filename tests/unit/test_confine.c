@@ -497,7 +497,7 @@ static bool all_are(const char *field, const char *wanted)
 	char path[64], line[256];
 	unsigned seen = 0;
 
-	for (int tid = getpid(); tid < getpid() + 200; tid++) {
+	for (int tid = getpid(); tid < getpid() + 20000; tid++) {
 		FILE *f;
 
 		snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);

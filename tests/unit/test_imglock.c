@@ -16,9 +16,10 @@
 #include "block/imglock.h"
 #include "tests/unit/support_files.h"
 
-#define READER     IMGLOCK_CONSISTENT_READ
-#define WRITER     (IMGLOCK_CONSISTENT_READ | IMGLOCK_WRITE | IMGLOCK_RESIZE)
-#define NO_WRITERS (IMGLOCK_CONSISTENT_READ | IMGLOCK_WRITE_UNCHANGED)
+#define READER        IMGLOCK_CONSISTENT_READ
+#define WRITER        (IMGLOCK_CONSISTENT_READ | IMGLOCK_WRITE | IMGLOCK_RESIZE)
+#define NO_WRITERS    (IMGLOCK_CONSISTENT_READ | IMGLOCK_WRITE_UNCHANGED)
+#define NO_WRITERS_AT 201 /* byte that says so: the second permission, not shared */
 
 struct user {
 	int fd;
@@ -207,13 +208,22 @@ static void whole_file_lock_of_a_stranger_is_an_error(void **state)
 
 /* ---- beside the peer ------------------------------------------------------------- */
 
-/* Waits until the program of `pid` keeps writers out of path. */
+/* Waits until somebody keeps writers out of path. It asks only: a lock taken for a moment could be met by
+ * the one that is waited for. */
 static bool wait_until_held(const char *path)
 {
 	struct timespec tick = {.tv_nsec = 10000000};
 
-	for (int i = 0; i < 1000; i++) {
-		if (try_as_other(path, IMGLOCK_WRITE, IMGLOCK_ALL) == -EAGAIN)
+	for (int i = 0; i < 6000; i++) {
+		struct flock fl = {.l_type = F_WRLCK,
+			.l_whence = SEEK_SET,
+			.l_start = NO_WRITERS_AT,
+			.l_len = 1};
+		int fd = open(path, O_RDWR);
+
+		assert_int_equal(fcntl(fd, F_OFD_GETLK, &fl), 0);
+		close(fd);
+		if (fl.l_type != F_UNLCK)
 			return true;
 		nanosleep(&tick, NULL);
 	}

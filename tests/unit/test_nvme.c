@@ -455,7 +455,7 @@ static void shutting_down_flushes(void **state)
 	(void)state;
 	enable_with_queues();
 	set(0x14, 4, 0x00464001);
-	for (unsigned i = 0; (get(0x1c, 4) & 12) != 8 && i < 20000; i++)
+	for (unsigned i = 0; (get(0x1c, 4) & 12) != 8 && i < 300000; i++)
 		usleep(100);
 	assert_int_equal(get(0x1c, 4), 9);
 	assert_true(fault_count(fault_find(m.b.blk), FAULT_FLUSH) > 0);
@@ -476,7 +476,7 @@ static const struct pci_function *function_with_pin(void)
 
 static void wait_pin(const struct pci_function *f, bool high)
 {
-	for (unsigned i = 0; f->intx != high && i < 20000; i++)
+	for (unsigned i = 0; f->intx != high && i < 300000; i++)
 		usleep(100);
 	assert_int_equal(f->intx, high);
 }
@@ -754,7 +754,7 @@ static void a_queue_is_deleted_with_requests_kept(void **state)
 	board_wait_stop(&m.b);
 	board_fail(&m.b, FAULT_WRITE, 1);
 	board_start(&m.b);
-	for (unsigned i = 0; vm_status(&m.b.vm) == VM_STATUS_RUNNING && i < 20000; i++)
+	for (unsigned i = 0; vm_status(&m.b.vm) == VM_STATUS_RUNNING && i < 300000; i++)
 		usleep(100);
 	assert_int_equal(admin(0, 0, 0, 1, 0), 0);
 	assert_int_equal(admin(4, 0, 0, 1, 0), 0);

@@ -405,7 +405,7 @@ static void expect_broken(void)
 	uint64_t packed = g.packed ? PACKED : 0;
 
 	guest_offer_raw(&g, 0, 0);
-	for (unsigned i = 0; !guest_is_broken(&g) && i < 20000; i++)
+	for (unsigned i = 0; !guest_is_broken(&g) && i < 300000; i++)
 		usleep(100);
 	assert_true(guest_is_broken(&g));
 	guest_set_up(&g, FLUSH | packed, 1, SIZE);

@@ -508,6 +508,11 @@ static void another_size_and_another_disk_are_told(void **state)
 
 /* ---- the machine stops ----------------------------------------------------------- */
 
+static struct virtio_queue *queue_of(unsigned i)
+{
+	return &((struct virtio_device *)hba)->queue[i];
+}
+
 /* A write to a disk that fails is held, and so is a function about it. */
 static void what_was_held_is_taken_again(void **state)
 {
@@ -529,7 +534,8 @@ static void what_was_held_is_taken_again(void **state)
 		while (fault_hits(node[1]) == hits ||
 			vm_status(&g.vm) == VM_STATUS_RUNNING)
 			usleep(100);
-		usleep(2000);
+		while (!virtio_is_holding(queue_of(REQUEST_Q)))
+			usleep(100);
 		memset(control, 0, 64);
 		put_lun(control + 8, 1, 0);
 		le64_store(control + 16, 101);
@@ -563,7 +569,7 @@ static void what_was_held_is_taken_again(void **state)
 static void expect_broken(unsigned q, const struct guest_buffer *b, unsigned n)
 {
 	guest_offer(&g, q, b, n);
-	for (unsigned i = 0; !guest_is_broken(&g) && i < 20000; i++)
+	for (unsigned i = 0; !guest_is_broken(&g) && i < 300000; i++)
 		usleep(100);
 	assert_true(guest_is_broken(&g));
 	set_up(HOTPLUG | CHANGE);
