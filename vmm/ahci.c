@@ -239,9 +239,18 @@ int ahci_give(struct ahci_command *c, const void *data, uint64_t bytes, uint64_t
 
 /* ---- commands -------------------------------------------------------------------- */
 
+static uint32_t link_status(const struct ahci_port *p)
+{
+	unsigned wanted = p->sctl & 0xf;
+
+	if (!p->disk || wanted == 1)
+		return 0;
+	return wanted == 4 ? 4 : LINK_UP;
+}
+
 static bool may_begin(const struct ahci_port *p)
 {
-	return p->disk && (p->cmd & CMD_START) && !p->failed;
+	return link_status(p) == LINK_UP && (p->cmd & CMD_START) && !p->failed;
 }
 
 static void ended(struct ahci_port *p)
@@ -521,15 +530,6 @@ static void reset_all(struct ahci *a)
 }
 
 /* ---- registers of a port --------------------------------------------------------- */
-
-static uint32_t link_status(const struct ahci_port *p)
-{
-	unsigned wanted = p->sctl & 0xf;
-
-	if (!p->disk || wanted == 1)
-		return 0;
-	return wanted == 4 ? 4 : LINK_UP;
-}
 
 static uint32_t port_read(const struct ahci_port *p, unsigned reg)
 {

@@ -68,7 +68,6 @@ struct ahci {
 	struct pci_function pci;
 	pthread_mutex_t lock;
 	uint32_t ghc, is;
-	bool paused;
 	struct ahci_port port[AHCI_PORTS];
 };
 

@@ -16,6 +16,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/math.h"
 #include "vmm/confine.h"
 
@@ -39,6 +40,7 @@ struct chardev {
 	pthread_mutex_t lock; /* around */
 	int out_fd;
 	bool stuck;   /* nobody took anything for a while */
+	bool failed;  /* writing did, which was told */
 	bool hurried; /* atomic */
 
 	/* Of the thread. */
@@ -191,6 +193,15 @@ void chardev_ready(struct chardev *c)
 
 /* ---- out ------------------------------------------------------------------------- */
 
+/* A full disk, say. Nobody waits for it; the lock is held. */
+static void note_failure(struct chardev *c, int error)
+{
+	if (!c->failed && error != EPIPE)
+		log_line(LOG_LEVEL_WARNING, "%s: what the guest says is lost: %s",
+			c->kind == KIND_STDIO ? "console" : c->path, strerror(error));
+	c->failed = true;
+}
+
 /* The lock is held. */
 static size_t write_some(struct chardev *c, const uint8_t *data, size_t bytes)
 {
@@ -206,7 +217,10 @@ static size_t write_some(struct chardev *c, const uint8_t *data, size_t bytes)
 	n = write(c->out_fd, data, MIN(bytes, (size_t)WRITE_MAX));
 	if (n >= 0)
 		return (size_t)n;
-	return errno == EAGAIN || errno == EINTR ? 0 : bytes;
+	if (errno == EAGAIN || errno == EINTR)
+		return 0;
+	note_failure(c, errno);
+	return bytes;
 }
 
 size_t chardev_write(struct chardev *c, const uint8_t *data, size_t bytes)

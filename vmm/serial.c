@@ -84,12 +84,17 @@ static uint8_t take(struct serial *s)
 	return c;
 }
 
+/* The lock is not held while somebody is waited for who reads: what is typed meanwhile is taken, and the keys that
+ * are for us are heard. */
 static void send(struct serial *s, uint8_t c)
 {
-	if (s->mcr & MCR_LOOP)
+	if (s->mcr & MCR_LOOP) {
 		put(s, c);
-	else
+	} else {
+		pthread_mutex_unlock(&s->lock);
 		chardev_put(s->chardev, c);
+		pthread_mutex_lock(&s->lock);
+	}
 	s->empty_pending = true;
 }
 
