@@ -40,14 +40,15 @@ static int populate(void *host, uint64_t bytes, struct err *err)
 static int map_region(struct memory *m, uint64_t base, uint64_t bytes,
 	const struct memory_options *o, struct err *err)
 {
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 	void *host;
 	int ret;
 
 	if (o->huge)
 		flags |= MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
-	if (o->prealloc)
-		flags &= ~MAP_NORESERVE;
+	/* A huge page that is not there when it is touched is no error but the end (SIGBUS). */
+	if (!o->prealloc && !o->huge)
+		flags |= MAP_NORESERVE;
 	host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
 	if (host == MAP_FAILED)
 		return err_errno(err, errno,
@@ -58,6 +59,7 @@ static int map_region(struct memory *m, uint64_t base, uint64_t bytes,
 	if (o->mergeable)
 		madvise(host, bytes, MADV_MERGEABLE);
 	madvise(host, bytes, MADV_DONTDUMP);
+	madvise(host, bytes, MADV_DONTFORK); /* children would have what changes copied */
 	m->region[m->n++] = (struct memory_region){base, bytes, host};
 	ret = o->nodes ? bind(host, bytes, o->nodes, err) : 0;
 	return ret || !o->prealloc ? ret : populate(host, bytes, err);
