@@ -817,6 +817,7 @@ static void port_state(struct ahci_port *p, struct state *s)
 	state_bool(s, &p->failed);
 	state_bool(s, &p->resetting);
 	device_state(p, s);
+	ahci_tell_tray(p);
 }
 
 static void ahci_state(struct device *dev, struct state *s, unsigned version)
@@ -905,7 +906,7 @@ int ahci_attach(struct ahci *a, struct disk *disk, bool cdrom, struct err *err)
 		return err_set(
 			err, ENOSPC, "%s: all %u ports are taken", disk->id, AHCI_PORTS);
 	a->port[i].disk = disk;
-	a->port[i].cdrom = cdrom;
+	a->port[i].cdrom = disk->removable = cdrom;
 	disk->iface = "ahci";
 	disk->front = a;
 	snprintf(disk->boot_path, sizeof(disk->boot_path),

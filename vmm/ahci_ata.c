@@ -121,6 +121,14 @@ int ata_judge(struct ahci_command *c, int ret, bool read)
 	}
 }
 
+void ahci_tell_tray(const struct ahci_port *p)
+{
+	if (!p->disk)
+		return;
+	__atomic_store_n(&p->disk->tray_open, p->ejected, __ATOMIC_RELAXED);
+	__atomic_store_n(&p->disk->tray_locked, p->locked, __ATOMIC_RELAXED);
+}
+
 void ata_reset(struct ahci_port *p)
 {
 	p->write_cache = true;
@@ -129,6 +137,7 @@ void ata_reset(struct ahci_port *p)
 	memset(p->sense, 0, sizeof(p->sense));
 	memset(p->queue_error, 0, sizeof(p->queue_error));
 	p->queue_error[0] = 0x80; /* none was queued */
+	ahci_tell_tray(p);
 }
 
 /* ---- pages of data --------------------------------------------------------------- */

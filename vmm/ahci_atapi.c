@@ -287,6 +287,7 @@ static int start_stop(struct ahci_command *c)
 		return sense(c, IS_LOCKED);
 	if (tray)
 		c->p->ejected = !start;
+	ahci_tell_tray(c->p);
 	return 0;
 }
 
@@ -328,6 +329,7 @@ static int do_packet(struct ahci_command *c)
 		return start_stop(c);
 	case PREVENT_REMOVAL:
 		c->p->locked = c->packet[4] & 1;
+		ahci_tell_tray(c->p);
 		return 0;
 	case GET_CONFIGURATION:
 		return get_configuration(c);

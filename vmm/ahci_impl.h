@@ -108,6 +108,7 @@ void ata_put_text(uint8_t *page, unsigned word, unsigned words, const char *text
 /* -errno of the disk becomes the command's status. */
 int ata_judge(struct ahci_command *c, int ret, bool read);
 void ata_reset(struct ahci_port *p); /* as after power-on */
+void ahci_tell_tray(const struct ahci_port *p); /* how it is now, to those who ask the disk */
 
 /* ahci_atapi.c */
 int atapi_command(struct ahci_command *c);

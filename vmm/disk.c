@@ -170,6 +170,15 @@ static int finish(
 	return judge(d, kind, ret);
 }
 
+static void note_end(struct disk *d, uint64_t end)
+{
+	uint64_t highest = __atomic_load_n(&d->highest, __ATOMIC_RELAXED);
+
+	while (end > highest && !__atomic_compare_exchange_n(&d->highest, &highest, end,
+					true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
 /* ---- requests -------------------------------------------------------------------- */
 
 int disk_read(struct disk *d, uint64_t offset, const struct iovec *iov, int niov)
@@ -192,6 +201,8 @@ int disk_write(struct disk *d, uint64_t offset, const struct iovec *iov, int nio
 	if (ret)
 		return ret;
 	ret = blk_pwritev(d->blk, offset, iov, niov, flags);
+	if (ret == 0)
+		note_end(d, offset + bytes);
 	return finish(d, DISK_WRITE, bytes, since, ret);
 }
 
@@ -203,6 +214,8 @@ int disk_zero(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags)
 	if (ret)
 		return ret;
 	ret = blk_zero(d->blk, offset, bytes, flags);
+	if (ret == 0)
+		note_end(d, offset + bytes);
 	return finish(d, DISK_ZERO, bytes, since, ret);
 }
 

@@ -71,6 +71,8 @@ struct disk {
 	bool read_only, discard;
 	bool reservations;   /* disk_reserve() */
 	bool discard_zeroes; /* disk_zero() with BLK_MAY_UNMAP is as good as a discard */
+	bool removable;	     /* a CD: its tray is the guest's, and atomic */
+	bool tray_open, tray_locked;
 	unsigned boot;
 	/* The device in front of it: its name on the guest's side, where firmware finds it (the
 	 * path that bootorder has; "" where it cannot), and who is told of a new size. */
@@ -89,6 +91,7 @@ struct disk {
 	uint64_t next_iops_ns[3], next_bps_ns[3];
 	struct disk_count count[DISK_KINDS]; /* statistics; atomic */
 	uint64_t last_ns;		     /* when a request last ended; atomic */
+	uint64_t highest;	     /* end of the furthest write; atomic */
 	int last_error;		     /* that stopped the machine; atomic */
 	uint64_t error_round;	     /* vm_round() then; atomic, after it */
 };

@@ -75,15 +75,15 @@ static int take_limits(struct disk_limits *l, struct opts *opts, struct err *err
 static int take_boot(struct disk_options *d, struct opts *opts, struct err *err)
 {
 	uint64_t boot = 0, index = 0;
-	bool has_index = opts_peek(opts, "bootindex") != NULL;
+	bool has_boot = opts_peek(opts, "boot"), has_index = opts_peek(opts, "bootindex");
 	int ret = opts_take_u64(opts, "boot", &boot, err);
 
 	ret = ret ? ret : opts_take_u64(opts, "bootindex", &index, err);
 	if (ret)
 		return ret;
-	if (boot > DISK_BOOT_MAX || index >= DISK_BOOT_MAX)
+	if ((has_boot && !boot) || boot > DISK_BOOT_MAX || index >= DISK_BOOT_MAX)
 		return err_set(err, EINVAL, "boot: 1 to %u", DISK_BOOT_MAX);
-	if (boot && has_index)
+	if (has_boot && has_index)
 		return err_set(err, EINVAL, "boot and bootindex are the same");
 	d->boot = (unsigned)(has_index ? index + 1 : boot);
 	return 0;

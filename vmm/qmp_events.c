@@ -21,6 +21,8 @@ static const char *reason(struct qmp *q, enum vm_request why)
 		return "host-qmp-system-reset";
 	case VM_POWER_OFF:
 		return "guest-shutdown";
+	case VM_FAILED:
+		return "host-error";
 	default:
 		return __atomic_load_n(&q->quit_asked, __ATOMIC_RELAXED) ? "host-qmp-quit"
 									 : "host-signal";
@@ -49,13 +51,22 @@ void qmp_vm_event(void *arg, enum vm_event event, enum vm_request why)
 
 /* ---- of disks -------------------------------------------------------------------- */
 
+#define PATH_BYTES (sizeof(QMP_PERIPHERAL) + DISK_ID_MAX)
+
+static const char *path_of(const char *id, char *path)
+{
+	snprintf(path, PATH_BYTES, QMP_PERIPHERAL "%s", id);
+	return path;
+}
+
 void qmp_disk_failed(void *arg, const struct disk_failure *f)
 {
 	struct json *data = json_new_object();
+	char path[PATH_BYTES];
 
 	json_put_string(data, "device", f->disk->id);
 	json_put_string(data, "node-name", f->disk->node);
-	json_put_string(data, "qom-path", f->disk->id);
+	json_put_string(data, "qom-path", path_of(f->disk->id, path));
 	json_put_string(data, "operation", f->kind == DISK_READ ? "read" : "write");
 	json_put_string(data, "action", disk_policy_names[f->action]);
 	json_put_bool(data, "nospace", f->error == ENOSPC || f->error == EDQUOT);
@@ -66,10 +77,9 @@ void qmp_disk_failed(void *arg, const struct disk_failure *f)
 void qmp_device_deleted(struct qmp *q, const char *id)
 {
 	struct json *data = json_new_object();
-	char path[80];
+	char path[PATH_BYTES];
 
-	snprintf(path, sizeof(path), "/machine/peripheral/%s", id);
 	json_put_string(data, "device", id);
-	json_put_string(data, "path", path);
+	json_put_string(data, "path", path_of(id, path));
 	qmp_event(q, "DEVICE_DELETED", data);
 }

@@ -12,6 +12,8 @@
 #include "vmm/nodes.h"
 #include "vmm/qmp.h"
 
+#define QMP_PERIPHERAL "/machine/peripheral/" /* and the id of a device that was named */
+
 struct qmp_session;
 struct qmp_job;
 

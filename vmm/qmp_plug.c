@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/math.h"
 #include "vmm/disk_options.h"
 #include "vmm/qmp_impl.h"
 
@@ -30,6 +31,30 @@ static int need(struct qmp_call *c, const char *value, const char *name)
 
 /* ---- images ---------------------------------------------------------------------- */
 
+/* What is an image's child is described in it. A string would be the name of another node, of which none
+ * can be shared; it is not to be taken for a file's. */
+static int refuse_references(struct qmp_call *c, const struct json *o)
+{
+	static const char *const children[] = {"file", "backing", "data-file"};
+	int ret = 0;
+
+	for (unsigned i = 0; o && i < ARRAY_LEN(children) && ret == 0; i++) {
+		const struct json *child = json_get(o, children[i]);
+
+		if (!child)
+			continue;
+		if (json_kind_of(child) == JSON_STRING)
+			return err_set(&c->err, ENOTSUP,
+				"'%s' cannot be the name of another node: an object has "
+				"to "
+				"describe it",
+				children[i]);
+		if (json_kind_of(child) == JSON_OBJECT)
+			ret = refuse_references(c, child);
+	}
+	return ret;
+}
+
 static int open_node(struct qmp_call *c, struct opts *opts)
 {
 	const char *name = opts_peek(opts, "node-name");
@@ -52,7 +77,7 @@ static int open_node(struct qmp_call *c, struct opts *opts)
 
 int qmp_blockdev_add(struct qmp_call *c)
 {
-	struct opts *opts = options_of(c);
+	struct opts *opts = refuse_references(c, c->args) ? NULL : options_of(c);
 	int ret = opts ? open_node(c, opts) : -EINVAL;
 
 	opts_free(opts);
@@ -90,7 +115,7 @@ int qmp_blockdev_del(struct qmp_call *c)
 static int take_device(struct qmp_call *c, struct opts *opts, struct disk_spec *s)
 {
 	const char *driver = opts_take(opts, "driver"), *drive = opts_take(opts, "drive"),
-		   *queues = opts_take(opts, "num-queues");
+		   *queues = opts_take(opts, "num-queues"), *bus = opts_take(opts, "bus");
 	const struct node *node;
 	int ret = need(c, driver, "driver");
 
@@ -98,8 +123,11 @@ static int take_device(struct qmp_call *c, struct opts *opts, struct disk_spec *
 	if (ret)
 		return ret;
 	if (strcmp(driver, "virtio-blk-pci") != 0 && strcmp(driver, "virtio-blk") != 0)
-		return qmp_fail(c, "DeviceNotFound",
+		return err_set(&c->err, EINVAL,
 			"'%s' cannot be added; virtio-blk-pci can", driver);
+	if (bus && strcmp(bus, "pci.0") != 0)
+		return err_set(&c->err, EINVAL,
+			"there is no bus '%s'; pci.0 is the only one", bus);
 	node = find_node(c, drive);
 	if (!node)
 		return -EINVAL;
@@ -125,6 +153,8 @@ int qmp_device_del(struct qmp_call *c)
 {
 	const char *id = qmp_string(c, "id");
 
+	if (!strncmp(id, QMP_PERIPHERAL, strlen(QMP_PERIPHERAL)))
+		id += strlen(QMP_PERIPHERAL);
 	if (!disk_find(c->q->what.vm, id))
 		return qmp_fail(c, "DeviceNotFound", "there is no device '%s'", id);
 	return machine_remove_disk(c->q->what.machine, id, &c->err);

@@ -456,6 +456,7 @@ static bool handle_request(
 	bool reset = request == VM_RESET || request == VM_RESET_OWNER;
 
 	if (request == VM_FAILED) {
+		vm_notify(vm, VM_EVENT_SHUTDOWN, request);
 		*ret = err_set(err, EIO, "%s", vm->failure);
 		return true;
 	}

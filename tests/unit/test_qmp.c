@@ -348,7 +348,12 @@ static void arguments_are_those_of_the_table(void **state)
 			"already"},
 		{"\"device_add\", \"arguments\": {\"driver\": \"cow\", \"drive\": "
 		 "\"n0\"}",
-			"\"DeviceNotFound\""},
+			"cannot be added"},
+		{"\"device_add\", \"arguments\": {\"driver\": \"virtio-blk-pci\", "
+		 "\"drive\": \"n0\", \"bus\": \"pci.1\"}",
+			"no bus 'pci.1'"},
+		{"\"device_del\", \"arguments\": {\"id\": \"/machine/peripheral/d1\"}",
+			"no device 'd1'"},
 		{"\"device_add\", \"arguments\": {\"driver\": \"virtio-blk-pci\", "
 		 "\"drive\": \"n0\", \"colour\": 1}",
 			"colour"},
@@ -392,6 +397,9 @@ static void disks_are_told_of_and_changed(void **state)
 	assert_int_equal(disk_read(m.disk, 0, &iov, 1), 0);
 	ask("{\"execute\": \"query-blockstats\"}",
 		"\"wr_operations\": 1, \"failed_wr_operations\": 0, ");
+	ask("{\"execute\": \"query-blockstats\"}", "\"wr_highest_offset\": 512, ");
+	ask("{\"execute\": \"query-blockstats\"}", "\"invalid_unmap_operations\": 0, ");
+	ask("{\"execute\": \"query-blockstats\"}", "\"timed_stats\": []");
 	ask("{\"execute\": \"block_resize\", \"arguments\": {\"node-name\": \"n0\", "
 	    "\"size\": 2097152}}",
 		"{\"return\": {}}");
@@ -423,7 +431,8 @@ static void a_failure_stops_the_machine_and_is_told(void **state)
 	assert_int_equal(disk_write(m.disk, 0, &iov, 1, 0), 0);
 	assert_int_equal(disk_write(m.disk, 0, &iov, 1, 0), -ECANCELED);
 	expect("\"event\": \"BLOCK_IO_ERROR\", \"data\": {\"device\": \"d0\", "
-	       "\"node-name\": \"n0\", \"qom-path\": \"d0\", \"operation\": \"write\", "
+	       "\"node-name\": \"n0\", \"qom-path\": \"/machine/peripheral/d0\", "
+	       "\"operation\": \"write\", "
 	       "\"action\": \"stop\", \"nospace\": true, ");
 	expect("\"event\": \"STOP\"");
 	ask("{\"execute\": \"query-status\"}", "\"status\": \"io-error\"");
@@ -449,6 +458,13 @@ static void images_are_opened_and_closed_by_name(void **state)
 	ask("{\"execute\": \"blockdev-add\", \"arguments\": {\"driver\": \"mem\", "
 	    "\"name\": \"qmp3\", \"node-name\": \"n2\", \"colour\": {\"a\": 1}}}",
 		"colour.a");
+	/* The name of a node, which is no file's. */
+	ask("{\"execute\": \"blockdev-add\", \"arguments\": {\"driver\": \"raw\", "
+	    "\"node-name\": \"n2\", \"file\": \"n1\"}}",
+		"'file' cannot be the name of another node");
+	ask("{\"execute\": \"blockdev-add\", \"arguments\": {\"driver\": \"qcow2\", "
+	    "\"node-name\": \"n2\", \"file\": {\"driver\": \"raw\", \"file\": \"n1\"}}}",
+		"'file' cannot be the name of another node");
 	ask("{\"execute\": \"blockdev-del\", \"arguments\": {\"node-name\": \"n0\"}}",
 		"'d0' is using it");
 	ask("{\"execute\": \"blockdev-del\", \"arguments\": {\"node-name\": \"n1\"}}",
@@ -661,6 +677,7 @@ static void sockets_are_their_owners(void **state)
 	assert_int_equal(qmp_listen(other, "unix:sock2,wait=on", &err), -EINVAL);
 	assert_int_equal(qmp_listen(other, "unix:sock2,colour=1", &err), -EINVAL);
 	assert_int_equal(qmp_listen(other, "unix:", &err), -EINVAL);
+	assert_int_equal(qmp_listen(other, "tcp:127.0.0.1:4444", &err), -EINVAL);
 	memset(path, 'x', sizeof(path));
 	path[sizeof(path) - 1] = 0;
 	assert_int_equal(qmp_listen(other, path, &err), -EINVAL);
