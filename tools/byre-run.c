@@ -51,15 +51,16 @@ static int label_disk(struct svirt *s, const char *text, struct err *err)
 static int label_files(void *arg, struct svirt *s)
 {
 	const struct run *r = arg;
-	const char *kernel[] = {r->machine.kernel, r->machine.initrd};
+	const char *read[] = {
+		r->machine.kernel, r->machine.initrd, r->machine.restore_file};
 	struct err err = ERR_INIT;
 	int ret = 0;
 
 	for (unsigned i = 0; i < r->n_disks && ret == 0; i++)
 		ret = label_disk(s, r->disk[i], &err);
-	for (unsigned i = 0; i < ARRAY_LEN(kernel) && ret == 0; i++)
-		if (kernel[i])
-			ret = svirt_label(s, kernel[i], SVIRT_READ, &err);
+	for (unsigned i = 0; i < ARRAY_LEN(read) && ret == 0; i++)
+		if (read[i])
+			ret = svirt_label(s, read[i], SVIRT_READ, &err);
 	/* It cannot be made by a process that may reach its own files only. */
 	if (ret == 0 && r->firmware.vars)
 		ret = svirt_label(s, r->firmware.vars, SVIRT_WRITTEN, &err);
@@ -141,13 +142,15 @@ static void tell_parent(int parent, int null)
 	close(parent);
 }
 
-static int write_pidfile(const char *name, struct err *err)
+static int write_pidfile(const char *name, struct leftovers *l, struct err *err)
 {
 	FILE *f = name ? fopen(name, "we") : NULL;
 	bool good;
 
 	if (!name)
 		return 0;
+	if (f)
+		leftovers_note(l, name);
 	good = f && fprintf(f, "%ld\n", (long)getpid()) > 0;
 	if (f && fclose(f))
 		good = false;
@@ -173,14 +176,25 @@ static void close_disks(struct run *r)
 		blk_close(r->machine.disk[i].disk.blk);
 }
 
+/* The last that is done before the guest runs. */
+static int settle(struct run *r, struct machine *m, struct leftovers *l, struct err *err)
+{
+	int ret = write_pidfile(r->pidfile, l, err);
+
+	machine_note_files(m, l);
+	if (ret == 0 && !r->isolation.confine.off)
+		ret = leftovers_watch(l, err);
+	return ret ? ret : confine(r, err);
+}
+
 static int run_made(struct run *r, struct machine *m, int parent, struct err *err)
 {
+	struct leftovers leftovers = {.fd = -1};
 	struct err closing = ERR_INIT;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC), closed;
 	int ret = null < 0 ? err_errno(err, errno, "/dev/null") : 0;
 
-	ret = ret ? ret : write_pidfile(r->pidfile, err);
-	ret = ret ? ret : confine(r, err);
+	ret = ret ? ret : settle(r, m, &leftovers, err);
 	if (ret == 0) {
 		tell_parent(parent, null);
 		ret = machine_run(m, err);
@@ -192,8 +206,7 @@ static int run_made(struct run *r, struct machine *m, int parent, struct err *er
 		*err = closing;
 		ret = closed;
 	}
-	if (r->pidfile)
-		unlink(r->pidfile);
+	leftovers_remove(&leftovers);
 	return ret;
 }
 

@@ -419,6 +419,11 @@ const char *chardev_pty(const struct chardev *c)
 	return c->kind == KIND_PTY ? c->path : NULL;
 }
 
+const char *chardev_socket(const struct chardev *c)
+{
+	return c->kind == KIND_SOCKET ? c->path : NULL;
+}
+
 /* ---- running --------------------------------------------------------------------- */
 
 static void make_raw(struct chardev *c)

@@ -25,6 +25,8 @@ void chardev_close(struct chardev *c); /* NULL is fine */
 bool chardev_is_stdio(const struct chardev *c);
 /* A pseudo-terminal's name; NULL for others. */
 const char *chardev_pty(const struct chardev *c);
+/* The file of its socket; NULL for others. */
+const char *chardev_socket(const struct chardev *c);
 
 /* Whom bytes are for: receive takes some of them and returns how many; what it did not take it is
  * offered again after chardev_ready(). Called from the thread. Before chardev_start(). */

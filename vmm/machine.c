@@ -37,7 +37,8 @@ struct machine {
 	struct qmp *qmp;
 	struct chardev *chardev[CONSOLE_CHARDEVS];
 	struct balloon *balloon; /* NULL: none */
-	const char *restore, *restore_file;
+	const char *restore;
+	struct blk *restore_file; /* NULL: none */
 	/* Slots whose disk is to go, and those that the guest has let go; atomic. */
 	uint32_t leaving, ejected;
 };
@@ -263,12 +264,19 @@ static int begin(struct vm *vm, void *arg, struct err *err)
 	return m->restore_file ? snapshot_load_file(vm, m->restore_file, err) : 0;
 }
 
+/* A process that is confined cannot open it any more when it is read. */
+static int open_restore_file(struct machine *m, const char *path, struct err *err)
+{
+	if (path)
+		m->restore_file = blk_open_format(path, "raw", 0, err);
+	return !path || m->restore_file ? 0 : -err->code;
+}
+
 static void set_manners(struct machine *m, const struct machine_options *o)
 {
 	m->chardev[0] = o->serial;
 	m->chardev[1] = o->console;
 	m->restore = o->restore;
-	m->restore_file = o->restore_file;
 	m->vm.begin = begin;
 	m->vm.begin_arg = m;
 	m->vm.no_reboot = o->no_reboot;
@@ -305,6 +313,7 @@ static void free_parts(struct machine *m)
 	boot_close(m->boot);
 	acpi_free(&m->acpi);
 	smbios_free(&m->smbios);
+	blk_close(m->restore_file);
 }
 
 struct machine *machine_new(const struct machine_options *o, struct err *err)
@@ -320,13 +329,22 @@ struct machine *machine_new(const struct machine_options *o, struct err *err)
 		return NULL;
 	}
 	set_manners(m, o);
-	if (add_devices(m, o, err) || open_boot(m, o, err) || open_control(m, o, err)) {
+	if (open_restore_file(m, o->restore_file, err) || add_devices(m, o, err) ||
+		open_boot(m, o, err) || open_control(m, o, err)) {
 		free_parts(m);
 		nodes_forget_all(&m->nodes);
 		free(m);
 		return NULL;
 	}
 	return m;
+}
+
+void machine_note_files(const struct machine *m, struct leftovers *l)
+{
+	qmp_note_files(m->qmp, l);
+	for (unsigned i = 0; i < CONSOLE_CHARDEVS; i++)
+		if (m->chardev[i] && chardev_socket(m->chardev[i]))
+			leftovers_note(l, chardev_socket(m->chardev[i]));
 }
 
 /* ---- running --------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
 #ifndef BYRE_VMM_MACHINE_H
 #define BYRE_VMM_MACHINE_H
 
+#include "vmm/afterwards.h"
 #include "vmm/chardev.h"
 #include "vmm/disk.h"
 #include "vmm/firmware.h"
@@ -54,6 +55,8 @@ struct machine;
  * blk are still the caller's; they are the machine's otherwise. Strings of the options live for
  * as long as it does. */
 struct machine *machine_new(const struct machine_options *o, struct err *err);
+/* The files of its sockets. */
+void machine_note_files(const struct machine *m, struct leftovers *l);
 /* Until the guest turns it off, or a signal (SIGTERM, SIGINT, SIGHUP) ends it: 0. The
  * caller has these signals blocked in all threads. */
 int machine_run(struct machine *m, struct err *err);

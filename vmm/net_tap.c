@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +19,7 @@
 #include <linux/if.h>
 #include <linux/if_tun.h>
 
+#include "vmm/afterwards.h"
 #include "vmm/net.h"
 #include "vmm/vhost.h"
 
@@ -28,7 +28,9 @@ extern char **environ;
 struct net_tap {
 	struct net net; /* first */
 	char name[IFNAMSIZ];
-	int down_fd; /* of who waits to take it down; -1: nobody */
+	const char *
+		down; /* the script, of who waits to take it down; and where that is told, -1: nobody */
+	int down_fd;
 	int fd[NET_QUEUES_MAX];
 	bool attached[NET_QUEUES_MAX];
 };
@@ -125,66 +127,20 @@ static int run_script(const char *script, const char *name, struct err *err)
 	return 0;
 }
 
-/* As read() of one byte. */
-static ssize_t await(int fd)
+static void execute_down_script(void *arg)
 {
-	ssize_t n;
-	char byte;
+	const struct net_tap *t = arg;
 
-	do
-		n = read(fd, &byte, 1);
-	while (n < 0 && errno == EINTR);
-	return n;
+	execl(t->down, t->down, t->name, (char *)NULL);
 }
 
-/* When the machine has closed its end, or is no more, the script is run; it keeps our end open
- * until it is through. The machine may leave itself an empty root folder (privilege.h), and with
- * it all who share its mounts: so they are not shared, where it has the right to do either. */
-static void wait_and_run(int fd, const char *script, const char *name)
-{
-	int kept = dup2(fd, STDERR_FILENO + 1);
-	sigset_t none;
-
-	unshare(CLONE_NEWNS);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
-	close_range((unsigned)kept + 1, ~0u, 0);
-	if (write(kept, "", 1) == 1)
-		await(kept);
-	execl(script, script, name, (char *)NULL);
-	_exit(1);
-}
-
-/* A process of its own, since the machine's may not run programs any more when it ends. */
 static int leave_down_script(struct net_tap *t, const char *script, struct err *err)
 {
-	int ends[2];
-	pid_t pid;
-
 	if (access(script, X_OK))
 		return err_errno(err, errno, "%s", script);
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
-		return err_errno(err, errno, "%s", script);
-	pid = fork();
-	if (pid == 0) {
-		setsid(); /* a terminal's Ctrl-C is not for it */
-		wait_and_run(ends[1], script, t->name);
-	}
-	close(ends[1]);
-	t->down_fd = ends[0];
-	if (pid < 0)
-		return err_errno(err, errno, "%s", script);
-	return await(ends[0]) == 1 ? 0 : err_set(err, EIO, "%s: nobody waits", script);
-}
-
-static void take_down(struct net_tap *t)
-{
-	if (t->down_fd < 0)
-		return;
-	shutdown(t->down_fd, SHUT_WR);
-	await(t->down_fd);
-	close(t->down_fd);
+	t->down = script;
+	t->down_fd = afterwards_begin(execute_down_script, t, true, err);
+	return t->down_fd < 0 ? err_prefix(err, "%s", script) : 0;
 }
 
 static int open_queue(struct net_tap *t, unsigned i, bool multi, struct err *err)
@@ -281,7 +237,7 @@ static void tap_close(struct net *n)
 {
 	struct net_tap *t = tap_of(n);
 
-	take_down(t);
+	afterwards_end(t->down_fd);
 	for (unsigned i = 0; i < NET_QUEUES_MAX; i++) {
 		vhost_free(n->queue[i].vhost);
 		if (t->fd[i] >= 0)

@@ -13,6 +13,7 @@
 #define BYRE_VMM_QMP_H
 
 #include "base/err.h"
+#include "vmm/afterwards.h"
 
 struct json;
 struct qmp;
@@ -38,6 +39,8 @@ int qmp_start(struct qmp *q, struct err *err);
 /* When vm_run() has returned: sessions get what is left for them, soon, and are closed. NULL,
  * or not started: nothing. */
 void qmp_stop(struct qmp *q);
+/* The files of its sockets. */
+void qmp_note_files(const struct qmp *q, struct leftovers *l);
 void qmp_free(struct qmp *q);
 
 /* Its thread looks whether there is something to do. From any thread. */

@@ -336,6 +336,14 @@ static int check_manner(struct opts *opts, struct err *err)
 	return ret ? ret : opts_check_unused(opts, err);
 }
 
+/* "tcp:…" is not the name of a file here; "./tcp:…" is. */
+static bool has_scheme(const char *address)
+{
+	size_t n = strspn(address, "abcdefghijklmnopqrstuvwxyz");
+
+	return n && address[n] == ':';
+}
+
 int qmp_listen(struct qmp *q, const char *address, struct err *err)
 {
 	struct opts *opts = opts_new();
@@ -346,6 +354,8 @@ int qmp_listen(struct qmp *q, const char *address, struct err *err)
 		ret = err_set(err, E2BIG, "more than %u sockets", MACHINE_QMP_MAX);
 	if (!strncmp(address, "unix:", 5))
 		address += 5;
+	else if (ret == 0 && has_scheme(address))
+		ret = err_set(err, EINVAL, "'%s': only unix:PATH can be had", address);
 	ret = ret ? ret : opts_parse(opts, address, "path", err);
 	path = opts_take(opts, "path");
 	ret = ret ? ret : check_manner(opts, err);
@@ -480,6 +490,12 @@ void qmp_stop(struct qmp *q)
 	pthread_join(q->thread, NULL);
 	q->started = false;
 	qmp_jobs_end(q);
+}
+
+void qmp_note_files(const struct qmp *q, struct leftovers *l)
+{
+	for (unsigned i = 0; i < q->n_listeners; i++)
+		leftovers_note(l, q->path[i]);
 }
 
 void qmp_free(struct qmp *q)

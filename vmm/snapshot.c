@@ -600,22 +600,17 @@ int snapshot_save_file(struct vm *vm, const char *path, struct err *err)
 	return ret;
 }
 
-int snapshot_load_file(struct vm *vm, const char *path, struct err *err)
+int snapshot_load_file(struct vm *vm, struct blk *b, struct err *err)
 {
-	struct place place = {.is_file = true};
+	struct place place = {.is_file = true, .b = b};
 	struct loaded l;
-	int ret;
+	int ret = look(vm, &place, &l, err);
 
-	place.b = blk_open_format(path, "raw", 0, err);
-	if (!place.b)
-		return -err->code;
-	ret = look(vm, &place, &l, err);
 	if (ret == 0) {
 		ret = load(vm, &place, &l, err);
 		if (ret)
-			vm_fail(vm, "%s: %s", path, err->msg);
+			vm_fail(vm, "%s: %s", blk_filename(b), err->msg);
 	}
 	free(l.parts);
-	blk_close(place.b);
 	return ret;
 }

@@ -12,6 +12,8 @@
 
 #include "vmm/vm.h"
 
+struct blk;
+
 /* All three only while the machine stands (vm_call), with disks open. Every writable disk has to
  * be one that has snapshots; the first of them takes the VM state. A failure leaves no
  * snapshot of that name that was not there before. */
@@ -24,6 +26,6 @@ int snapshot_delete(struct vm *vm, const char *name, struct err *err);
 
 /* To or from a file of its own, without the disks: RAM and devices. */
 int snapshot_save_file(struct vm *vm, const char *path, struct err *err);
-int snapshot_load_file(struct vm *vm, const char *path, struct err *err);
+int snapshot_load_file(struct vm *vm, struct blk *b, struct err *err); /* which is the caller's */
 
 #endif
