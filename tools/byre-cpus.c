@@ -31,6 +31,7 @@ int run_read_topology(const char *text, struct vm_topology *t, struct err *err)
 	struct opts *opts = opts_new();
 	uint64_t cpus = 0, sockets = 0, cores = 0, threads = 0;
 	int ret = opts_parse(opts, text, "cpus", err);
+	bool given = opts_peek(opts, "cpus");
 
 	ret = ret ? ret : opts_take_u64(opts, "cpus", &cpus, err);
 	ret = ret ? ret : opts_take_u64(opts, "sockets", &sockets, err);
@@ -40,8 +41,8 @@ int run_read_topology(const char *text, struct vm_topology *t, struct err *err)
 	opts_free(opts);
 	if (ret)
 		return ret;
-	if (cpus > VM_CPUS_MAX || sockets > VM_CPUS_MAX || cores > VM_CPUS_MAX ||
-		threads > VM_CPUS_MAX)
+	if ((given && !cpus) || cpus > VM_CPUS_MAX || sockets > VM_CPUS_MAX ||
+		cores > VM_CPUS_MAX || threads > VM_CPUS_MAX)
 		return err_set(err, EINVAL, "1 to %u processors can be had", VM_CPUS_MAX);
 	*t = (struct vm_topology){(unsigned)sockets, (unsigned)cores, (unsigned)threads};
 	ret = fill_topology(cpus, t);

@@ -199,12 +199,23 @@ static int do_nmi(struct ctl *c, char **args)
 	return order(c, "inject-nmi", NULL);
 }
 
-/* As it comes back. */
+/* As it comes back. What is no JSON would be waited for to become some. */
 static int do_qmp(struct ctl *c, char **args)
 {
-	struct json *v = transmit(c, args[0]) ? NULL : receive_answer(c);
-	char *text = v ? json_dump(v, 0) : NULL;
-	int status = v && json_get(v, "return") ? 0 : 1;
+	struct err err = ERR_INIT;
+	struct json *asked = json_parse(args[0], &err), *v = NULL;
+	char *text;
+	int status;
+
+	if (!asked) {
+		tool_report("qmp", &err);
+		return 1;
+	}
+	json_free(asked);
+	if (transmit(c, args[0]) == 0 && transmit(c, "\n") == 0)
+		v = receive_answer(c);
+	text = v ? json_dump(v, 0) : NULL;
+	status = v && json_get(v, "return") ? 0 : 1;
 
 	if (text)
 		printf("%s\n", text);

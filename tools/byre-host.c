@@ -320,6 +320,7 @@ static int parse(int argc, char **argv, bool *json)
 	};
 	int c;
 
+	argv[0] = (char *)(uintptr_t)tool_name; /* whom getopt's errors are from */
 	while ((c = getopt_long(argc, argv, "h", options, NULL)) >= 0) {
 		if (c == 'j') {
 			*json = true;

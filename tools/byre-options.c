@@ -558,15 +558,44 @@ static int check_start(const struct run *r)
 	return 1;
 }
 
+/* What would not be looked at is not taken. */
+static int check_boot(const struct run *r)
+{
+	const bool kernel = r->machine.kernel;
+	const struct {
+		const char *name, *value;
+		bool of_kernel;
+	} options[] = {
+		{"initrd", r->machine.initrd, true},
+		{"append", r->machine.cmdline, true},
+		{"firmware", r->firmware.name, false},
+		{"vars", r->firmware.vars, false},
+		{"firmware-log", r->firmware.log, false},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+		if (!options[i].value || options[i].of_kernel == kernel)
+			continue;
+		tool_error("--%s is for a machine %s --kernel", options[i].name,
+			kernel ? "without" : "with");
+		return 1;
+	}
+	return check_start(r);
+}
+
 int run_options(struct run *r, int argc, char **argv)
 {
 	struct setting *images = NULL, *line = NULL;
-	int status = read_line(argc, argv, &r->settings, &line);
+	char *command = argv[0];
+	int status;
 
+	argv[0] = (char *)(uintptr_t)tool_name; /* whom getopt's errors are from */
+	status = read_line(argc, argv, &r->settings, &line);
+	argv[0] = command;
 	if (status < 0)
 		status = read_images(argc, argv, &images);
 	*end_of(&r->settings) = images;
 	*end_of(&r->settings) = line;
 	status = status < 0 ? carry_out_all(r) : status;
-	return status < 0 ? check_start(r) : status;
+	return status < 0 ? check_boot(r) : status;
 }
