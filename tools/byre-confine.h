@@ -33,8 +33,8 @@ enum {
 	"  --allow-read PATH, --allow-write PATH\n     what it may still open\n"          \
 	"  --cgroup PATH[,memory=SIZE][,cpu=PERCENT][,pids=N][,io-weight=N]\n     a "     \
 	"control group for it\n"                                                         \
-	"  --svirt[=process=LABEL,image=LABEL,content=LABEL]\n     SELinux labels of its "\
-	"own for the process and its disks\n"
+	"  --svirt[=process=LABEL,image=LABEL,content=LABEL,registry=FOLDER]\n     SELinux "\
+	"labels of its own for the process and its disks\n"
 
 /* -1: it was one of ours, go on; else the exit status. */
 int isolation_option(struct isolation *iso, int c, const char *arg);

@@ -18,9 +18,9 @@ void devices_close(struct machine_options *o);
 
 /* For the help of byre run. */
 #define DEVICES_HELP \
-	"  --net user[,hostfwd=tcp:ADDR:PORT-:PORT...][,restrict=on]\n" \
-	"  --net tap[,ifname=NAME][,queues=N][,script=FILE][,downscript=FILE] | " \
-	"tap,fd=N\n" \
+	"  --net user[,hostfwd=tcp|udp:ADDR:PORT-:PORT...][,restrict=on]\n" \
+	"  --net tap[,ifname=NAME][,queues=N][,script=FILE][,downscript=FILE]" \
+	"[,vhost=on|off] | tap,fd=N\n" \
 	"  --net stream,path=SOCKET | stream,fd=N\n     a virtio network card; each also " \
 	"mac=ADDRESS, mtu=N, packed=on\n" \
 	"  --serial, --console stdio|pty|socket=PATH|file=PATH|none\n     the serial " \

@@ -48,8 +48,9 @@ static const char help[] =
 	"media=disk|cdrom, id=NAME, format=FMT,\n     readonly, share-rw=on, "
 	"cache=MODE, "
 	"discard=unmap, "
-	"queues=N, packed=on,\n     serial=TEXT, boot=N, rerror= and "
-	"werror=report|ignore|stop|enospc,\n     throttling.iops-total= (-read, -write), "
+	"queues=N, packed=on,\n     serial=TEXT, boot=N, "
+	"rerror=report|ignore|stop,\n     werror=report|ignore|stop|enospc, pr=on, "
+	"bootindex=N,\n     throttling.iops-total= (-read, -write), "
 	"throttling.bps-total=, and any\n     option of the image's format; IMAGE alone "
 	"is "
 	"file=IMAGE\n"
@@ -157,6 +158,7 @@ enum kind {
 	LIST,      /* likewise, and there can be several */
 	ISOLATION, /* byre-confine.c's, by its number; perhaps several */
 	LABELS,    /* likewise, and its value may be missing */
+	SWITCHED,  /* TEXT that begins with on or off */
 };
 
 static const struct entry {
@@ -183,8 +185,8 @@ static const struct entry {
 	{"net", 0, LIST, 0, add_net},
 	{"serial", 0, TEXT, offsetof(struct run, devices.serial), NULL},
 	{"console", 0, TEXT, offsetof(struct run, devices.console), NULL},
-	{"rng", 0, TEXT, offsetof(struct run, devices.rng), NULL},
-	{"balloon", 0, TEXT, offsetof(struct run, devices.balloon), NULL},
+	{"rng", 0, SWITCHED, offsetof(struct run, devices.rng), NULL},
+	{"balloon", 0, SWITCHED, offsetof(struct run, devices.balloon), NULL},
 	{"qmp", 0, LIST, 0, add_qmp},
 	{"paused", 'S', SWITCH, offsetof(struct run, machine.paused), NULL},
 	{"restore", 0, TEXT, offsetof(struct run, machine.restore), NULL},
@@ -266,7 +268,7 @@ static int carry_out(struct run *r, const struct setting *s, struct err *err)
 		return isolation_option(&r->isolation, (int)e->offset, s->value) < 0
 			       ? 0
 			       : -EINVAL;
-	if (e->kind != TEXT)
+	if (e->kind != TEXT && e->kind != SWITCHED)
 		return e->set(r, s->value, err);
 	memcpy(field, &s->value, sizeof(s->value));
 	return 0;
@@ -370,7 +372,11 @@ static int add_one(const struct config *c, const struct json *v)
 
 	switch (json_kind_of(v)) {
 	case JSON_BOOL:
-		if (c->entry->kind != SWITCH)
+		if (c->entry->kind == LABELS) /* whose value may be missing */
+			return json_bool_of(v)
+				       ? add(c->list, c->entry, c->name, "", c->err)
+				       : 0;
+		if (c->entry->kind != SWITCH && c->entry->kind != SWITCHED)
 			break;
 		return add(c->list, c->entry, c->name, json_bool_of(v) ? "on" : "off",
 			c->err);

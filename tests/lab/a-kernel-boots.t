@@ -26,12 +26,13 @@ off
 END
 
 # boot NAME OPTION...: runs the commands in the file `job`, which is the second disk. The kernel's command line has
-# $kernel_words, too.
+# $kernel_words, too; it is the ELF file within the package's bzImage, which takes a while to unpack itself.
+kernel=vmlinux
 boot () {
 	boot_name=$1
 	shift
 	truncate -s %512 job
-	timeout 600 byre run --kernel vmlinux --initrd initramfs --append "console=ttyS0 quiet panic=-1 $kernel_words" -m 256M \
+	timeout 600 byre run --kernel $kernel --initrd initramfs --append "console=ttyS0 quiet panic=-1 $kernel_words" -m 256M \
 		"$@" --disk file=job,format=raw,readonly </dev/null >console 2>errors
 	guest_ended "$boot_name" $?
 }
@@ -45,10 +46,17 @@ b=/bin/busybox
 echo "read $($b dd if=/dev/vda bs=64k skip=16 count=1 2>/dev/null | $b md5sum)"
 $b dd if=/dev/zero bs=64k count=32 2>/dev/null | $b tr '\000' 'Z' | $b dd of=/dev/vda bs=64k seek=128 conv=fsync 2>/dev/null
 echo "wrote $?"
+echo "packages" $($b cat /sys/devices/system/cpu/cpu[01]/topology/physical_package_id)
+echo "uuid $($b cat /sys/class/dmi/id/product_uuid)"
 exit
 END
-boot "two processors" --cpus 2 --disk file=disk.qcow2,format=qcow2,queues=2,serial=disk0,discard=unmap
+uuid=5f3c1f4e-2f0e-4f0c-9a76-0f4d5a3c2b1e
+kernel=$(ls "$BYRE_BUILD"/lab/guest/boot/vmlinuz-*)
+boot "two processors, as a bzImage" --cpus 2,sockets=2 --uuid $uuid --disk file=disk.qcow2,format=qcow2,queues=2,serial=disk0,discard=unmap
+kernel=vmlinux
 like "$(cat said)" "^cpus 2" "it has two processors"
+like "$(cat said)" "^packages 0 1" "in two sockets"
+like "$(cat said)" "^uuid $uuid" "and its name"
 like "$(cat said)" "^disk vda 131072 ro=0 serial=disk0" "and the disk"
 like "$(cat said)" "^disk vdb 1 ro=1" "and one that is read-only"
 pattern=$(head -c 65536 /dev/zero | tr '\000' '\245' | md5sum)
@@ -154,6 +162,44 @@ not_ok "another machine with its variables" timeout 60 byre run --firmware ./idl
 like "$(cat err)" "using the image .vars.fd.*(byre, pid $idle)" "is refused"
 not_ok "and a tool that would write them" byre-io -f raw -c 'write -q 0 512' vars.fd
 ok "it ends well" end_idle
+# What it leaves, which is nothing, though it may not remove files itself.
+idle --pidfile idle.pid
+is "$(cat idle.pid)" $idle "its number is in a file"
+ok "it ends well" end_idle
+not_ok "its socket is gone" test -e idle.sock
+not_ok "and that file" test -e idle.pid
+idle --pidfile idle.pid
+kill -KILL $idle
+wait $idle
+not_there () { [ ! -e idle.sock ] && [ ! -e idle.pid ]; }
+ok "also when it is killed" within 30 not_there
+# A file of its memory is opened before it may not open anything any more.
+idle --allow-write /run/vm
+ok "its memory goes into a file" byre ctl idle.sock save-file memory
+ok "it ends well" end_idle
+idle --restore-file memory
+is "$(byre ctl idle.sock status)" running "it goes on from there, confined"
+ok "it ends well" end_idle
+
+# ---- its memory -----------------------------------------------------------------------------
+
+idle -m 64M --mergeable --host-nodes 0
+flags () { sed -n "/^Size: *65536 kB/,/^VmFlags/s/^VmFlags://p" /proc/$idle/smaps; }
+like "$(flags)" " mg" "its memory may be shared"
+like "$(cat /proc/$idle/numa_maps)" "bind:0" "and is of one node"
+ok "it ends well" end_idle
+echo 40 >/proc/sys/vm/nr_hugepages
+idle -m 64M --huge-pages
+like "$(flags)" " ht" "its pages are huge"
+ok "it ends well" end_idle
+not_ok "more of them than there are" timeout 60 byre run --firmware ./idle.bin -m 128M --huge-pages
+like "$(cat err)" "cannot map 128 MiB of huge-page memory" "is said"
+echo 0 >/proc/sys/vm/nr_hugepages
+not_ok "a node that is not there" timeout 60 byre run --firmware ./idle.bin -m 64M --host-nodes 9
+like "$(cat err)" "NUMA nodes 0x200" "is named"
+
+# ---- what it goes back to -------------------------------------------------------------------
+
 # A snapshot is gone back to by its name, though that is another's id, and nothing is done for a machine that it does
 # not fit.
 snaps=names.qcow2
