@@ -388,31 +388,35 @@ static struct disk *next_writable(struct disk *d)
 	return d;
 }
 
-/* *there: whether the disk has a snapshot of that name; and what of VM state it has. */
-static int has_snapshot(const struct disk *d, const char *name, bool *there,
+/* 1: the disk has a snapshot of that name; its id is the caller's to free, and what of VM state it has. 0: it has none.
+ * The name alone may be another's id. */
+static int find_snapshot(const struct disk *d, const char *name, char **id,
 	uint64_t *vm_state_bytes, struct err *err)
 {
 	struct blk_snapshot *list;
 	size_t n;
 	int ret = blk_snapshot_list(d->blk, &list, &n, err);
 
-	*there = false;
+	*id = NULL;
 	if (ret)
 		return err_prefix(err, "disk '%s'", d->id);
-	for (size_t i = 0; i < n; i++)
-		if (strcmp(list[i].name, name) == 0) {
-			*there = true;
-			*vm_state_bytes = list[i].vm_state_bytes;
-		}
+	for (size_t i = 0; i < n && !*id; i++) {
+		if (strcmp(list[i].name, name) != 0)
+			continue;
+		*vm_state_bytes = list[i].vm_state_bytes;
+		*id = strdup(list[i].id);
+		if (!*id)
+			ret = err_errno(err, ENOMEM, "disk '%s'", d->id);
+	}
 	blk_snapshots_free(list, n);
-	return 0;
+	return ret ? ret : *id != NULL;
 }
 
 /* Whether all writable disks have the name (want), or none has. */
 static int check_names(struct vm *vm, const char *name, bool want, struct err *err)
 {
 	uint64_t bytes = 0;
-	bool there;
+	char *id;
 	int ret;
 
 	if (!*name || strlen(name) > 255)
@@ -422,10 +426,11 @@ static int check_names(struct vm *vm, const char *name, bool want, struct err *e
 			"no disk is writable, so none can take the "
 			"machine's state");
 	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
-		ret = has_snapshot(d, name, &there, &bytes, err);
-		if (ret)
+		ret = find_snapshot(d, name, &id, &bytes, err);
+		free(id);
+		if (ret < 0)
 			return ret;
-		if (there != want)
+		if (ret != want)
 			return err_set(err, want ? ENOENT : EEXIST,
 				want ? "disk '%s' has no snapshot '%s'"
 				     : "disk '%s' has a snapshot '%s' already",
@@ -438,20 +443,13 @@ static int check_names(struct vm *vm, const char *name, bool want, struct err *e
 	return 0;
 }
 
-/* By its id, as its name may be another's id. The caller's; NULL with err set. */
+/* NULL with err set. */
 static char *id_of_snapshot(const struct disk *d, const char *name, struct err *err)
 {
-	struct blk_snapshot *list;
-	char *id = NULL;
-	size_t n;
+	uint64_t bytes;
+	char *id;
 
-	if (blk_snapshot_list(d->blk, &list, &n, err))
-		return NULL;
-	for (size_t i = 0; i < n && !id; i++)
-		if (strcmp(list[i].name, name) == 0)
-			id = strdup(list[i].id);
-	blk_snapshots_free(list, n);
-	if (!id)
+	if (find_snapshot(d, name, &id, &bytes, err) == 0)
 		err_set(err, ENOENT, "disk '%s' has no snapshot '%s'", d->id, name);
 	return id;
 }

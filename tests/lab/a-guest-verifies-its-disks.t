@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Goal: a guest that writes, zeroes, discards, flushes and reads at random all over a disk reads what it
 # wrote, and the image holds it afterwards: on an image, an encrypted one, a chain of three, one on
-# NFS, and one on a LUN over two portals of which one is cut meanwhile.
+# NFS, NBD and SMB servers, and one on a LUN over two portals of which one is cut meanwhile.
 # timeout: 1800
 . "$BYRE_SRC/tests/tap.sh"
 . "$BYRE_SRC/tests/lab/lab.sh"
@@ -62,15 +62,18 @@ rm -f plain.qcow2 middle.qcow2 top.qcow2 luks.qcow2
 mkdir -p net && mke2fs -q -t ext4 /dev/sda && mount /dev/sda net && cd net || bail "a file system" ""
 for link in ../*; do [ -d "$link" ] || ln -s "$link" .; done
 
-if [ -z "$(missing_for nfs3)" ]; then
-	serve nfs3
-	there=$(url nfs3 guest.qcow2)
+for kind in nfs3 nbd smb; do
+	missing=$(missing_for $kind)
+	if [ -n "$missing" ]; then
+		skip $kind "$missing"
+		continue
+	fi
+	serve $kind
+	there=$(url $kind guest.qcow2)
 	must byre-img create -q -f qcow2 "$there" 48M
-	verified "NFS" "file=$there,format=qcow2" -f qcow2 "$there"
+	verified $kind "file=$there,format=qcow2" -f qcow2 "$there"
 	stop KILL
-else
-	skip "NFS" "$(missing_for nfs3)"
-fi
+done
 
 # A portal is reached for as long as its address is ours.
 path () { ip addr "$1" "10.1.$2.1/32" dev lo; }
