@@ -122,7 +122,7 @@ static int exit_status_of(int status)
 		return WEXITSTATUS(status);
 	tool_error("the machine's process was ended by signal %d (%s)", WTERMSIG(status),
 		strsignal(WTERMSIG(status)));
-	return 1;
+	return KEEPER_SIGNALLED + WTERMSIG(status);
 }
 
 /* What the terminal sends the child gets itself. */
@@ -144,7 +144,18 @@ static int wait_for_child(pid_t pid)
 	return exit_status_of(status);
 }
 
-static int keep_child(pid_t pid, const struct cgroup *group, int go_fd)
+/* Who started it would wait for the end of what it says. */
+static void leave_terminal(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	for (int fd = 0; null >= 0 && fd <= STDERR_FILENO; fd++)
+		dup2(null, fd);
+	if (null > STDERR_FILENO)
+		close(null);
+}
+
+static int keep_child(pid_t pid, const struct cgroup *group, int go_fd, bool background)
 {
 	struct err err = ERR_INIT;
 	int status;
@@ -155,6 +166,8 @@ static int keep_child(pid_t pid, const struct cgroup *group, int go_fd)
 		wait_for_child(pid);
 		return 1;
 	}
+	if (background)
+		leave_terminal();
 	if (write(go_fd, "", 1) != 1)
 		tool_error("the machine's process is gone");
 	close(go_fd);
@@ -182,7 +195,7 @@ static int split(
 		return begin_child(s, go[0], ready_fd, argv);
 	}
 	close(go[0]);
-	return keep_child(pid, group, go[1]);
+	return keep_child(pid, group, go[1], ready_fd >= 0);
 }
 
 static int make_group(const struct cgroup_options *o, struct cgroup *group)

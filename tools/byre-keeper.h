@@ -26,6 +26,9 @@ typedef int keeper_list_files(void *machine, struct svirt *svirt);
  * all is over. argv is the whole program's. */
 int keeper_run(const struct keeper_options *o, char **argv, keeper_list_files *list,
 	void *machine);
+/* The exit status of a keeper whose machine was ended by a signal, less the signal's number. */
+#define KEEPER_SIGNALLED 128
+
 /* Whether this program was executed once more, to be the machine; *ready_fd: that of the first. */
 bool keeper_executed_it(const struct keeper_options *o, int *ready_fd);
 /* True in the process that a keeper waits for; and if it has a label of SELinux's from it. */

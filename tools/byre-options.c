@@ -586,6 +586,10 @@ static int check_boot(const struct run *r)
 			kernel ? "without" : "with");
 		return 1;
 	}
+	if (r->machine.restore && r->machine.restore_file) {
+		tool_error("--restore and --restore-file are two beginnings");
+		return 1;
+	}
 	return check_start(r);
 }
 

@@ -17,9 +17,12 @@
 #include "tools/byre-run.h"
 #include "tools/byre.h"
 #include "tools/common.h"
+#include "vmm/console.h"
 #include "vmm/disk_options.h"
 
 #define MEMORY_DEFAULT (1ull << 30)
+
+_Static_assert(LEFTOVERS_MAX >= MACHINE_QMP_MAX + CONSOLE_CHARDEVS + 1, "and a pidfile");
 
 /* Before any thread is made: the console's alone hears them. */
 static void block_signals(void)
@@ -127,6 +130,9 @@ static int go_into_background(void)
 		_exit(0);
 	if (waitpid(child, &status, 0) < 0 || !WIFEXITED(status))
 		_exit(1);
+	if (WEXITSTATUS(status) > KEEPER_SIGNALLED)
+		tool_error("--daemonize: the machine's process was ended by signal %d",
+			WEXITSTATUS(status) - KEEPER_SIGNALLED);
 	_exit(WEXITSTATUS(status));
 }
 
@@ -149,11 +155,11 @@ static int write_pidfile(const char *name, struct leftovers *l, struct err *err)
 
 	if (!name)
 		return 0;
-	if (f)
-		leftovers_note(l, name);
 	good = f && fprintf(f, "%ld\n", (long)getpid()) > 0;
 	if (f && fclose(f))
 		good = false;
+	if (f)
+		leftovers_note(l, name);
 	return good ? 0 : err_errno(err, errno, "--pidfile %s", name);
 }
 
@@ -182,8 +188,7 @@ static int settle(struct run *r, struct machine *m, struct leftovers *l, struct 
 	int ret = write_pidfile(r->pidfile, l, err);
 
 	machine_note_files(m, l);
-	if (ret == 0 && !r->isolation.confine.off)
-		ret = leftovers_watch(l, err);
+	ret = ret ? ret : leftovers_watch(l, err);
 	return ret ? ret : confine(r, err);
 }
 
@@ -245,6 +250,8 @@ int byre_run(int argc, char **argv)
 
 		if (r.daemonize && !again)
 			parent = go_into_background();
+		if (r.daemonize)
+			afterwards_leave_terminal();
 		r.isolation.keeper.ready_fd = parent;
 		status = begin(&r, argv - 1);
 	}

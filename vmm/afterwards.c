@@ -6,8 +6,10 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,6 +26,13 @@ static ssize_t await(int fd)
 	return n;
 }
 
+static bool terminal_is_left;
+
+void afterwards_leave_terminal(void)
+{
+	terminal_is_left = true;
+}
+
 static void leave_terminal(void)
 {
 	int null = open("/dev/null", O_RDWR);
@@ -32,28 +41,34 @@ static void leave_terminal(void)
 		dup2(null, fd);
 }
 
+/* A copy of the machine has what the machine has: nobody looks into it. What is to end the
+ * machine, and may be sent to all of its control group, does not end this. */
+static void become_another(void)
+{
+	prctl(PR_SET_DUMPABLE, 0);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGINT, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	setsid();
+	if (terminal_is_left)
+		leave_terminal();
+}
+
 /* When the machine has closed its end, or is no more, it is time. Our own end stays open as long as this process is
  * there. The machine may leave itself an empty root folder (privilege.h), and with it all who share its mounts: so they
  * are not shared, where it has the right to do either. */
-static void wait_for_end(int fd, bool speaks)
+static void wait_for_end(int fd)
 {
 	int kept = dup2(fd, STDERR_FILENO + 1);
-	sigset_t none;
 
-	fcntl(kept, F_SETFD, 0);
-	setsid(); /* a terminal's Ctrl-C is not for it */
+	fcntl(kept, F_SETFD, FD_CLOEXEC);
 	unshare(CLONE_NEWNS);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
-	if (!speaks)
-		leave_terminal();
 	close_range((unsigned)kept + 1, ~0u, 0);
 	if (write(kept, "", 1) == 1)
 		await(kept);
 }
 
-int afterwards_begin(void (*fn)(void *arg), void *arg, bool speaks, struct err *err)
+int afterwards_begin(void (*fn)(void *arg), void *arg, struct err *err)
 {
 	int ends[2], ret;
 	pid_t pid;
@@ -62,7 +77,8 @@ int afterwards_begin(void (*fn)(void *arg), void *arg, bool speaks, struct err *
 		return err_errno(err, errno, "socketpair");
 	pid = fork();
 	if (pid == 0) {
-		wait_for_end(ends[1], speaks);
+		become_another();
+		wait_for_end(ends[1]);
 		fn(arg);
 		_exit(0);
 	}
@@ -94,30 +110,34 @@ void leftovers_note(struct leftovers *l, const char *path)
 
 	if (l->n == LEFTOVERS_MAX || lstat(path, &st))
 		return;
-	*f = (struct leftover){strdup(path), st.st_dev, st.st_ino};
+	*f = (struct leftover){strdup(path), st.st_dev, st.st_ino, st.st_mtim};
 	l->n += f->path != NULL;
+}
+
+static bool is_there(const struct leftover *f)
+{
+	struct stat st;
+
+	return lstat(f->path, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino &&
+	       st.st_mtim.tv_sec == f->modified.tv_sec &&
+	       st.st_mtim.tv_nsec == f->modified.tv_nsec;
 }
 
 static void remove_all(void *arg)
 {
 	const struct leftovers *l = arg;
 
-	for (unsigned i = 0; i < l->n; i++) {
-		const struct leftover *f = &l->file[i];
-		struct stat st;
-
-		if (lstat(f->path, &st) == 0 && st.st_dev == f->dev &&
-			st.st_ino == f->ino)
-			unlink(f->path);
-	}
+	for (unsigned i = 0; i < l->n; i++)
+		if (is_there(&l->file[i]))
+			unlink(l->file[i].path);
 }
 
 int leftovers_watch(struct leftovers *l, struct err *err)
 {
 	if (!l->n)
 		return 0;
-	l->fd = afterwards_begin(remove_all, l, false, err);
-	return l->fd < 0 ? l->fd : 0;
+	l->fd = afterwards_begin(remove_all, l, err);
+	return l->fd < 0 ? err_prefix(err, "a process that removes files at the end") : 0;
 }
 
 void leftovers_remove(struct leftovers *l)

@@ -604,6 +604,8 @@ static void write_sctl(struct ahci_port *p, uint32_t value)
 		p->failed = false;
 		reset_device(p);
 	}
+	if (may_begin(p))
+		lane_ring(&p->lane);
 }
 
 static void issue(struct ahci_port *p, uint32_t slots)

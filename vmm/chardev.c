@@ -193,17 +193,8 @@ void chardev_ready(struct chardev *c)
 
 /* ---- out ------------------------------------------------------------------------- */
 
-/* A full disk, say. Nobody waits for it; the lock is held. */
-static void note_failure(struct chardev *c, int error)
-{
-	if (!c->failed && error != EPIPE)
-		log_line(LOG_LEVEL_WARNING, "%s: what the guest says is lost: %s",
-			c->kind == KIND_STDIO ? "console" : c->path, strerror(error));
-	c->failed = true;
-}
-
-/* The lock is held. */
-static size_t write_some(struct chardev *c, const uint8_t *data, size_t bytes)
+/* The lock is held. *error: why it is not worth waiting, a full disk, say. */
+static size_t write_some(struct chardev *c, const uint8_t *data, size_t bytes, int *error)
 {
 	struct pollfd out = {.fd = c->out_fd, .events = POLLOUT};
 	ssize_t n;
@@ -219,19 +210,26 @@ static size_t write_some(struct chardev *c, const uint8_t *data, size_t bytes)
 		return (size_t)n;
 	if (errno == EAGAIN || errno == EINTR)
 		return 0;
-	note_failure(c, errno);
+	*error = errno == EPIPE || errno == ECONNRESET ? 0 : errno; /* there is nobody */
 	return bytes;
 }
 
 size_t chardev_write(struct chardev *c, const uint8_t *data, size_t bytes)
 {
+	int error = 0;
+	bool tell;
 	size_t n;
 
 	pthread_mutex_lock(&c->lock);
-	n = write_some(c, data, bytes);
+	n = write_some(c, data, bytes, &error);
 	if (n)
 		c->stuck = false;
+	tell = error && !c->failed;
+	c->failed = c->failed || error;
 	pthread_mutex_unlock(&c->lock);
+	if (tell)
+		log_line(LOG_LEVEL_WARNING, "%s: what the guest says is lost: %s",
+			c->kind == KIND_STDIO ? "console" : c->path, strerror(error));
 	return n;
 }
 

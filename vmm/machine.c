@@ -257,11 +257,16 @@ static int open_boot(struct machine *m, const struct machine_options *o, struct 
 /* Before anything runs. */
 static int begin(struct vm *vm, void *arg, struct err *err)
 {
-	const struct machine *m = arg;
+	struct machine *m = arg;
+	int ret = 0;
 
 	if (m->restore)
 		return snapshot_load(vm, m->restore, err);
-	return m->restore_file ? snapshot_load_file(vm, m->restore_file, err) : 0;
+	if (m->restore_file)
+		ret = snapshot_load_file(vm, m->restore_file, err);
+	blk_close(m->restore_file);
+	m->restore_file = NULL;
+	return ret;
 }
 
 /* A process that is confined cannot open it any more when it is read. */

@@ -37,6 +37,11 @@ static int populate(void *host, uint64_t bytes, struct err *err)
 	return 0;
 }
 
+static bool is_populated(const struct memory_options *o)
+{
+	return o->prealloc || (o->huge && o->nodes);
+}
+
 static int map_region(struct memory *m, uint64_t base, uint64_t bytes,
 	const struct memory_options *o, struct err *err)
 {
@@ -46,7 +51,8 @@ static int map_region(struct memory *m, uint64_t base, uint64_t bytes,
 
 	if (o->huge)
 		flags |= MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
-	/* A huge page that is not there when it is touched is no error but the end (SIGBUS). */
+	/* A huge page that is not there when it is touched is no error but the end (SIGBUS).
+	 * They are reserved, but only of all nodes together. */
 	if (!o->prealloc && !o->huge)
 		flags |= MAP_NORESERVE;
 	host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
@@ -62,7 +68,7 @@ static int map_region(struct memory *m, uint64_t base, uint64_t bytes,
 	madvise(host, bytes, MADV_DONTFORK); /* children would have what changes copied */
 	m->region[m->n++] = (struct memory_region){base, bytes, host};
 	ret = o->nodes ? bind(host, bytes, o->nodes, err) : 0;
-	return ret || !o->prealloc ? ret : populate(host, bytes, err);
+	return ret || !is_populated(o) ? ret : populate(host, bytes, err);
 }
 
 int memory_new(struct memory *m, const struct memory_options *o, struct err *err)

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #include <linux/if.h>
 #include <linux/if_tun.h>
 
+#include "base/log.h"
 #include "vmm/afterwards.h"
 #include "vmm/net.h"
 #include "vmm/vhost.h"
@@ -110,12 +112,31 @@ static void tap_set_pairs(struct net *n, unsigned pairs)
 
 /* ---- opening --------------------------------------------------------------------- */
 
+/* No signal is blocked or ignored. */
+static int spawn(pid_t *pid, const char *script, char *const argv[])
+{
+	posix_spawnattr_t attr;
+	sigset_t none, all;
+	int ret = posix_spawnattr_init(&attr);
+
+	if (ret)
+		return ret;
+	sigemptyset(&none);
+	sigfillset(&all);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigdefault(&attr, &all);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	ret = posix_spawn(pid, script, NULL, &attr, argv, environ);
+	posix_spawnattr_destroy(&attr);
+	return ret;
+}
+
 /* Somebody's program with the name of the device as its argument. */
 static int run_script(const char *script, const char *name, struct err *err)
 {
 	char *const argv[] = {(char *)(uintptr_t)script, (char *)(uintptr_t)name, NULL};
 	pid_t pid;
-	int status, ret = posix_spawn(&pid, script, NULL, NULL, argv, environ);
+	int status, ret = spawn(&pid, script, argv);
 
 	if (ret)
 		return err_errno(err, ret, "%s", script);
@@ -127,11 +148,13 @@ static int run_script(const char *script, const char *name, struct err *err)
 	return 0;
 }
 
-static void execute_down_script(void *arg)
+static void run_down_script(void *arg)
 {
 	const struct net_tap *t = arg;
+	struct err err = ERR_INIT;
 
-	execl(t->down, t->down, t->name, (char *)NULL);
+	if (run_script(t->down, t->name, &err))
+		log_line(LOG_LEVEL_WARNING, "%s", err.msg);
 }
 
 static int leave_down_script(struct net_tap *t, const char *script, struct err *err)
@@ -139,7 +162,7 @@ static int leave_down_script(struct net_tap *t, const char *script, struct err *
 	if (access(script, X_OK))
 		return err_errno(err, errno, "%s", script);
 	t->down = script;
-	t->down_fd = afterwards_begin(execute_down_script, t, true, err);
+	t->down_fd = afterwards_begin(run_down_script, t, err);
 	return t->down_fd < 0 ? err_prefix(err, "%s", script) : 0;
 }
 

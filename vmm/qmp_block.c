@@ -278,7 +278,7 @@ static struct json *counts(const struct disk *d)
 	json_put_int(o, "wr_highest_offset",
 		(int64_t)__atomic_load_n(&d->highest, __ATOMIC_RELAXED));
 	put_zeroes(o);
-	json_put_bool(o, "account_invalid", true);
+	json_put_bool(o, "account_invalid", false);
 	json_put_bool(o, "account_failed", true);
 	json_put(o, "timed_stats", json_new_array());
 	return o;

@@ -32,7 +32,8 @@ static int need(struct qmp_call *c, const char *value, const char *name)
 /* ---- images ---------------------------------------------------------------------- */
 
 /* What is an image's child is described in it. A string would be the name of another node, of which none
- * can be shared; it is not to be taken for a file's. */
+ * can be shared; it is not to be taken for a file's. (The
+ * paths of our `multipath` are names of files.) */
 static int refuse_references(struct qmp_call *c, const struct json *o)
 {
 	static const char *const children[] = {"file", "backing", "data-file"};

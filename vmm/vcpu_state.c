@@ -163,16 +163,22 @@ static void leave_vmx(const struct vcpu *c)
 
 /* ---- all of it ------------------------------------------------------------------- */
 
-/* What: "tell" or "take". */
-static void move_block(const struct vcpu *c, struct state *s, unsigned long request,
-	const void *data, const char *what, const char *name)
+static void get_block(const struct vcpu *c, struct state *s, unsigned long request,
+	void *data, const char *what)
 {
 	if (!state_ret(s, NULL) && ioctl(c->fd, request, data))
-		state_fail(s, "KVM does not %s %s (errno %d)", what, name, errno);
+		state_fail(s, "KVM does not tell %s (errno %d)", what, errno);
 }
 
-#define GET(name, data) move_block(c, s, KVM_GET_##name, data, "tell", #name)
-#define SET(name, data) move_block(c, s, KVM_SET_##name, data, "take", #name)
+static void set_block(const struct vcpu *c, struct state *s, unsigned long request,
+	const void *data, const char *what)
+{
+	if (!state_ret(s, NULL) && ioctl(c->fd, request, data))
+		state_fail(s, "KVM does not take %s (errno %d)", what, errno);
+}
+
+#define GET(name, data) get_block(c, s, KVM_GET_##name, data, #name)
+#define SET(name, data) set_block(c, s, KVM_SET_##name, data, #name)
 
 static void get(struct vcpu *c, struct state *s, struct registers *r)
 {

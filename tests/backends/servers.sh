@@ -154,7 +154,7 @@ serve () {
 	nbd) start_nbd ;;
 	smb) start_smb ;;
 	esac || {
-		[ "$tap_n" -eq 0 ] || { echo "Bail out! the server for $1 does not start again"; exit 1; }
+		[ "$tap_n" -eq 0 ] || { echo "Bail out! the server for $1 does not start"; exit 1; }
 		skip_all "the server for $1 does not start here: $(tail -n 2 ./*.log 2>/dev/null)"
 	}
 }

@@ -6,10 +6,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,14 +28,33 @@ static void unlink_it(void *path)
 	unlink(path);
 }
 
+/* Our only child; 0 where the kernel does not tell. */
+static pid_t child(void)
+{
+	char path[64];
+	int pid = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+	f = fopen(path, "r");
+	if (f && fscanf(f, "%d", &pid) != 1)
+		pid = 0;
+	if (f)
+		fclose(f);
+	return pid;
+}
+
+/* Whoever ends a whole service tells it, too. */
 static void it_is_done_at_the_end_and_waited_for(void **state)
 {
 	struct err err = ERR_INIT;
 	char *path = file("one");
-	int fd = afterwards_begin(unlink_it, path, true, &err);
+	int fd = afterwards_begin(unlink_it, path, &err);
 
 	(void)state;
 	assert_true(fd >= 0);
+	if (child())
+		kill(child(), SIGTERM);
 	usleep(10000);
 	assert_int_equal(access(path, F_OK), 0);
 	afterwards_end(fd);
@@ -46,20 +67,27 @@ static void files_go_when_it_is_told(void **state)
 {
 	struct leftovers l = {.fd = -1};
 	struct err err = ERR_INIT;
-	char *path = file("one"), *replaced = file("two"), *other = file("three");
+	char *path = file("one"), *replaced = file("two"), *other = file("three"),
+	     *rewritten = file("four");
+	const struct timespec later[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
 
 	(void)state;
 	leftovers_note(&l, path);
 	leftovers_note(&l, replaced);
 	leftovers_note(&l, scratch_path("none"));
-	assert_int_equal(l.n, 2);
+	leftovers_note(&l, rewritten);
+	assert_int_equal(l.n, 3);
 	assert_int_equal(leftovers_watch(&l, &err), 0);
 	assert_int_equal(rename(other, replaced), 0);
+	assert_int_equal(utimensat(AT_FDCWD, rewritten, later, 0), 0);
 	leftovers_remove(&l);
 	assert_int_not_equal(access(path, F_OK), 0);
 	assert_int_equal(access(replaced, F_OK), 0); /* it is another's */
+	assert_int_equal(access(rewritten, F_OK), 0);
 	unlink(replaced);
+	unlink(rewritten);
 	free(path);
+	free(rewritten);
 	free(replaced);
 	free(other);
 }
@@ -83,6 +111,7 @@ static void files_go_when_it_is_killed(void **state)
 			pause();
 		_exit(1);
 	}
+	close(ends[1]);
 	assert_int_equal(read(ends[0], &byte, 1), 1);
 	assert_int_equal(access(path, F_OK), 0);
 	kill(pid, SIGKILL);
@@ -91,7 +120,6 @@ static void files_go_when_it_is_killed(void **state)
 		usleep(10000);
 	assert_int_not_equal(access(path, F_OK), 0);
 	close(ends[0]);
-	close(ends[1]);
 	free(path);
 }
 

@@ -495,6 +495,16 @@ static void resets_leave_a_device_as_it_was(void **state)
 	assert_true(command(0xec, 0, 0, 512));
 	assert_int_equal(le16_load((uint8_t *)at(DATA) + 170) & 1u << 5, 1u << 5);
 
+	/* Nothing begins while the link is off. */
+	port_set(0, PX_SCTL, 0x304);
+	fill_fis(fis, 0x25, 0, 1);
+	prepare(0, 0, fis, DATA, 512, 1, 0);
+	issue(0, 1);
+	usleep(10000);
+	assert_int_equal(port_get(0, PX_CI), 1);
+	port_set(0, PX_SCTL, 0x300);
+	assert_true(wait_slots(0, PX_CI, 1));
+
 	port_set(1, PX_CMD, 0x10);
 	port_set(1, PX_SCTL, 0x301);
 	assert_int_equal(port_get(1, PX_SSTS), 0);
@@ -811,10 +821,20 @@ static void a_cd_is_read(void **state)
 	recover(1);
 }
 
+static const struct disk *cd(void)
+{
+	const struct disk *d = m.b.vm.disks;
+
+	while (!d->removable)
+		d = d->next;
+	return d;
+}
+
 static void a_cd_comes_out_unless_it_is_locked(void **state)
 {
 	(void)state;
 	assert_true(PACKET(0, 0x1e, 0, 0, 0, 1));
+	assert_true(cd()->tray_locked && !cd()->tray_open);
 	expect_sense(PACKET(0, 0x1b, 0, 0, 0, 2), 5, 0x53);
 	assert_true(PACKET(0, 0x1e, 0, 0, 0, 0));
 	assert_true(PACKET(0, 0x1b, 0, 0, 0, 2));
@@ -826,7 +846,9 @@ static void a_cd_comes_out_unless_it_is_locked(void **state)
 	board_check_state(&m.b);
 	board_start(&m.b);
 	expect_sense(PACKET(0, 0x00), 2, 0x3a);
+	assert_true(cd()->tray_open && !cd()->tray_locked);
 	assert_true(PACKET(0, 0x1b, 0, 0, 0, 3));
+	assert_false(cd()->tray_open);
 	assert_true(PACKET(0, 0x00));
 }
 

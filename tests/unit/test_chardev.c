@@ -8,9 +8,11 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -203,6 +205,50 @@ static void a_file_is_appended_to(void **state)
 	close(fd);
 }
 
+/* A disk that is full: nobody waits for it. */
+static void what_cannot_be_stored_is_lost(void **state)
+{
+	(void)state;
+	make("file=/dev/full");
+	guest_says("lost");
+	assert_int_equal(chardev_write(chardev, (const uint8_t *)"lost", 4), 4);
+	unmake();
+}
+
+#define MUCH 100000u /* more than a pipe takes */
+
+static void *say_much(void *arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < MUCH; i++)
+		bus_write(&g.vm.pio, PORT, 1, 'x');
+	return NULL;
+}
+
+/* The keys that end the machine come by way of the port. */
+static void the_port_is_not_held_while_nobody_reads(void **state)
+{
+	char *said = malloc(MUCH);
+	struct pollfd full = {.events = POLLOUT};
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(mkfifo("fifo", 0600), 0);
+	full.fd = open("fifo", O_RDWR | O_NONBLOCK);
+	make("file=fifo");
+	assert_int_equal(pthread_create(&thread, NULL, say_much, NULL), 0);
+	while (poll(&full, 1, 0) == 1)
+		usleep(1000);
+	usleep(10000);
+	assert_int_equal(bus_read(&g.vm.pio, PORT + 5, 1), 0x60);
+	take(full.fd, said, MUCH);
+	pthread_join(thread, NULL);
+	unmake();
+	close(full.fd);
+	unlink("fifo");
+	free(said);
+}
+
 static void nowhere_takes_everything(void **state)
 {
 	(void)state;
@@ -237,6 +283,8 @@ int main(void)
 		cmocka_unit_test(a_reader_that_does_not_read_holds_nobody_up),
 		cmocka_unit_test(more_than_the_port_takes_waits),
 		cmocka_unit_test(a_file_is_appended_to),
+		cmocka_unit_test(what_cannot_be_stored_is_lost),
+		cmocka_unit_test(the_port_is_not_held_while_nobody_reads),
 		cmocka_unit_test(nowhere_takes_everything),
 		cmocka_unit_test(what_cannot_be_is_refused),
 	};
