@@ -18,7 +18,7 @@ join () {
 		transport: knet
 		crypto_cipher: none
 		crypto_hash: none
-		token: 20000
+		token: 10000
 	}
 	nodelist {
 		node {
@@ -48,7 +48,9 @@ join () {
 	modprobe dlm && modprobe gfs2 || return 1
 	mkdir -p /dev/misc
 	for device in dlm-control dlm-monitor dlm_plock; do ln -sf ../$device /dev/misc/$device; done
-	corosync && within 60 corosync-cfgtool -s && dlm_controld && within 60 dlm_tool status
+	corosync && within 60 both_are_members && dlm_controld && within 60 dlm_tool status
 }
+# Else each may be a cluster of its own for a while, in which it mounts what the other has.
+both_are_members () { corosync-quorumtool -s | grep -q '^Nodes: *2'; }
 format () { mkfs.gfs2 -O -q -p lock_dlm -t lab:gfs -j 2 -J 8 "$1"; }
 attach () { mkdir -p /gfs && mount -t gfs2 -o noatime "$1" /gfs; }

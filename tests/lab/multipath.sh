@@ -33,6 +33,7 @@ END
 	iscsid && multipathd || return 1
 	for mp_portal; do login "$mp_target" "$mp_portal" || return 1; done
 	within 60 sh -c "[ \"\$(multipath -ll | grep -c 'active ready')\" = $# ]" || return 1
+	within 60 sh -c 'ls /dev/mapper/3*' || return 1 # udev's, which may come after
 	ls /dev/mapper/3*
 }
 login () {
