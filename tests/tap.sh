@@ -140,3 +140,13 @@ done_testing () {
 	[ $tap_failed -eq 0 ]
 	exit
 }
+
+# wait_for COMMAND...: until it succeeds, a minute at most.
+wait_for () {
+	wait_tries=0
+	until "$@" >/dev/null 2>&1; do
+		wait_tries=$((wait_tries + 1))
+		[ $wait_tries -lt 1200 ] || return 1
+		sleep 0.05
+	done
+}

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "tools/common.h"
+#include "vmm/afterwards.h"
 
 #define LABEL_VARIABLE "BYRE_SVIRT_LABEL"
 #define READY_VARIABLE "BYRE_SVIRT_READY"
@@ -116,17 +117,19 @@ static int check_label(const char *wanted)
 
 /* ---- the keeper's side ----------------------------------------------------------- */
 
-static int exit_status_of(int status)
+static int exit_status_of(int status, bool background)
 {
 	if (WIFEXITED(status))
 		return WEXITSTATUS(status);
+	if (background)
+		return KEEPER_SIGNALLED + WTERMSIG(status);
 	tool_error("the machine's process was ended by signal %d (%s)", WTERMSIG(status),
 		strsignal(WTERMSIG(status)));
-	return KEEPER_SIGNALLED + WTERMSIG(status);
+	return 1;
 }
 
 /* What the terminal sends the child gets itself. */
-static int wait_for_child(pid_t pid)
+static int wait_for_child(pid_t pid, bool background)
 {
 	sigset_t signals;
 	siginfo_t info;
@@ -141,16 +144,15 @@ static int wait_for_child(pid_t pid)
 		if (sigwaitinfo(&signals, &info) > 0 && info.si_signo != SIGCHLD &&
 			info.si_code != SI_KERNEL)
 			kill(pid, info.si_signo);
-	return exit_status_of(status);
+	return exit_status_of(status, background);
 }
 
 /* Who started it would wait for the end of what it says. */
-static void leave_terminal(void)
+static void go_without_terminal(void)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	for (int fd = 0; null >= 0 && fd <= STDERR_FILENO; fd++)
-		dup2(null, fd);
+	leave_terminal(null);
 	if (null > STDERR_FILENO)
 		close(null);
 }
@@ -158,21 +160,19 @@ static void leave_terminal(void)
 static int keep_child(pid_t pid, const struct cgroup *group, int go_fd, bool background)
 {
 	struct err err = ERR_INIT;
-	int status;
 
 	if (group && cgroup_add(group, pid, &err)) {
 		tool_report("--cgroup", &err);
 		close(go_fd);
-		wait_for_child(pid);
+		wait_for_child(pid, false);
 		return 1;
 	}
 	if (background)
-		leave_terminal();
+		go_without_terminal();
 	if (write(go_fd, "", 1) != 1)
 		tool_error("the machine's process is gone");
 	close(go_fd);
-	status = wait_for_child(pid);
-	return status;
+	return wait_for_child(pid, background);
 }
 
 /* Signals are blocked, so that none is lost between the two. */

@@ -26,7 +26,8 @@ typedef int keeper_list_files(void *machine, struct svirt *svirt);
  * all is over. argv is the whole program's. */
 int keeper_run(const struct keeper_options *o, char **argv, keeper_list_files *list,
 	void *machine);
-/* The exit status of a keeper whose machine was ended by a signal, less the signal's number. */
+/* The exit status of a keeper in the background whose machine was ended by a signal, less its number: who started it
+ * has a terminal to tell that on. */
 #define KEEPER_SIGNALLED 128
 
 /* Whether this program was executed once more, to be the machine; *ready_fd: that of the first. */

@@ -133,7 +133,7 @@ static int go_into_background(void)
 	if (WEXITSTATUS(status) > KEEPER_SIGNALLED)
 		tool_error("--daemonize: the machine's process was ended by signal %d",
 			WEXITSTATUS(status) - KEEPER_SIGNALLED);
-	_exit(WEXITSTATUS(status));
+	_exit(WEXITSTATUS(status) != 0);
 }
 
 /* It has no terminal from now on. */
@@ -141,8 +141,7 @@ static void tell_parent(int parent, int null)
 {
 	if (parent < 0)
 		return;
-	for (int fd = 0; fd < 3; fd++)
-		dup3(null, fd, 0);
+	leave_terminal(null);
 	if (write(parent, "", 1) < 1)
 		tool_error("--daemonize: %s", strerror(errno));
 	close(parent);

@@ -33,12 +33,10 @@ void afterwards_leave_terminal(void)
 	terminal_is_left = true;
 }
 
-static void leave_terminal(void)
+void leave_terminal(int null)
 {
-	int null = open("/dev/null", O_RDWR);
-
 	for (int fd = 0; null >= 0 && fd <= STDERR_FILENO; fd++)
-		dup2(null, fd);
+		dup3(null, fd, 0); /* which a confined process may call */
 }
 
 /* A copy of the machine has what the machine has: nobody looks into it. What is to end the
@@ -51,7 +49,7 @@ static void become_another(void)
 	signal(SIGHUP, SIG_IGN);
 	setsid();
 	if (terminal_is_left)
-		leave_terminal();
+		leave_terminal(open("/dev/null", O_RDWR));
 }
 
 /* When the machine has closed its end, or is no more, it is time. Our own end stays open as long as this process is

@@ -13,6 +13,8 @@
 
 #include "base/err.h"
 
+/* Standard input, output and error become null, an open /dev/null. Nothing where that is -1. */
+void leave_terminal(int null);
 /* Those that are made from now on have no terminal: the machine goes into the background. */
 void afterwards_leave_terminal(void);
 /* fn is called in a process that is a copy of this one as it is now, without its threads, so it makes system calls only.

@@ -31,9 +31,9 @@ static int need(struct qmp_call *c, const char *value, const char *name)
 
 /* ---- images ---------------------------------------------------------------------- */
 
-/* What is an image's child is described in it. A string would be the name of another node, of which none
- * can be shared; it is not to be taken for a file's. (The
- * paths of our `multipath` are names of files.) */
+/* What is an image's child is described in it. A string would be the name of another node, of
+ * which none can be shared; it is not to be taken for a file's. (The paths of our `multipath`
+ * are names of files.) */
 static int refuse_references(struct qmp_call *c, const struct json *o)
 {
 	static const char *const children[] = {"file", "backing", "data-file"};
@@ -47,8 +47,7 @@ static int refuse_references(struct qmp_call *c, const struct json *o)
 		if (json_kind_of(child) == JSON_STRING)
 			return err_set(&c->err, ENOTSUP,
 				"'%s' cannot be the name of another node: an object has "
-				"to "
-				"describe it",
+				"to describe it",
 				children[i]);
 		if (json_kind_of(child) == JSON_OBJECT)
 			ret = refuse_references(c, child);

@@ -14,7 +14,6 @@
 #				it ends. At most five in a test.
 #	release			gives all of them back now
 #	mount_new KIND DIR [OPTION...]	makes a file system (options of its mkfs) and mounts it
-#	wait_for COMMAND...	until it succeeds, a minute at most
 
 own_mounts () {
 	if [ -z "$BYRE_OWN_MOUNTS" ]; then
@@ -62,13 +61,4 @@ mount_new () {
 	truncate -s 512M "$mount_dir.img"
 	"mkfs.$mount_kind" -q "$@" "$mount_dir.img" >mkfs.err 2>&1 &&
 		mount -t "$mount_kind" -o loop "$mount_dir.img" "$mount_dir" 2>>mkfs.err
-}
-
-wait_for () {
-	wait_tries=0
-	until "$@" >/dev/null 2>&1; do
-		wait_tries=$((wait_tries + 1))
-		[ $wait_tries -lt 1200 ] || return 1
-		sleep 0.05
-	done
 }

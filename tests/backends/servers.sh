@@ -37,15 +37,6 @@ leave_tmpfs () {
 	mount --bind "$behind" "$PWD" && cd "$PWD"
 }
 
-# wait_for COMMAND...: until it succeeds, a minute at most.
-wait_for () {
-	wait_tries=0
-	until "$@" >/dev/null 2>&1; do
-		wait_tries=$((wait_tries + 1))
-		[ $wait_tries -lt 1200 ] || return 1
-		sleep 0.05
-	done
-}
 tcp_up () { bash -c "exec 3<>/dev/tcp/127.0.0.1/$1"; }
 
 # What each kind needs. Prints what is missing.
