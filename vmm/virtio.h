@@ -94,6 +94,8 @@ struct virtio_queue {
 	struct task_mutex lock; /* around what follows */
 	uint16_t next_used;
 	bool used_lap;
+	unsigned untold; /* descriptors given back about which the guest was not asked yet */
+	bool telling;	 /* a task will */
 	unsigned in_flight, catching_up; /* chains; those of them, or of `again`, that were held */
 	struct virtio_chain *held, **held_end; /* are taken again after the next start */
 	struct virtio_chain *spare;

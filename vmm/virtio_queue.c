@@ -22,7 +22,8 @@
 
 /* ---- chains ---------------------------------------------------------------------- */
 
-#define SPARE_MAX 32u /* chains that a queue keeps for the next requests */
+#define SPARE_MAX    32u /* chains that a queue keeps for the next requests */
+#define TOGETHER_MAX 64u /* descriptors that wait to be one interrupt */
 
 /* The queue's lock is held. NULL: no memory. */
 static struct virtio_chain *chain_new(struct virtio_queue *q)
@@ -117,22 +118,53 @@ void virtio_hold(struct virtio_chain *c)
 	task_unlock(&q->lock);
 }
 
-/* The interrupt is sent before the queue may be seen at rest: a machine whose state is saved
- * has it. */
+/* The lock is held. */
+static void tell(struct virtio_queue *q)
+{
+	unsigned n = q->untold;
+
+	q->untold = 0;
+	if (n && q->ring->wants_interrupt(q, n))
+		virtio_interrupt(q->d, &q->vector, VIRTIO_ISR_QUEUE);
+}
+
+static void tell_of_all(void *arg)
+{
+	struct virtio_queue *q = arg;
+
+	task_lock(&q->lock);
+	q->telling = false;
+	tell(q);
+	task_unlock(&q->lock);
+}
+
+/* Behind what the loop has ready now, so that what ended together is one interrupt. The lock is
+ * held. */
+static void tell_soon(struct virtio_queue *q)
+{
+	if (!q->telling && loop_self() == q->lane.loop)
+		q->telling = task_spawn(NULL, tell_of_all, q) == 0;
+	if (!q->telling || q->untold >= TOGETHER_MAX)
+		tell(q);
+}
+
+/* The interrupt is sent before the queue may be seen at rest, which waits for all tasks: a
+ * machine whose state is saved has it. */
 void virtio_done_many(
 	struct virtio_chain *const *chains, const uint32_t *written, unsigned n)
 {
 	struct virtio_queue *q = chains[0]->q;
 
 	task_lock(&q->lock);
-	if (q->ring->give_back(q, chains, written, n))
-		virtio_interrupt(q->d, &q->vector, VIRTIO_ISR_QUEUE);
+	q->ring->give_back(q, chains, written, n);
 	for (unsigned i = 0; i < n; i++) {
 		bool again = chains[i]->again;
 
+		q->untold += chains[i]->descs;
 		chain_free(chains[i]);
 		ended(q, again);
 	}
+	tell_soon(q);
 	task_unlock(&q->lock);
 }
 

@@ -23,10 +23,13 @@ struct vring_ops {
 	bool (*listen)(struct virtio_queue *q);
 	/* Notifications are of no use for now. */
 	void (*look_away)(struct virtio_queue *q);
-	/* Gives n > 0 chains back, which the guest sees at once; whether it wants to be told. Under
-	 * the queue's lock. */
-	bool (*give_back)(struct virtio_queue *q, struct virtio_chain *const *chains,
+	/* Gives n > 0 chains back, which the guest sees at once. Under the queue's lock, as is
+	 * wants_interrupt. */
+	void (*give_back)(struct virtio_queue *q, struct virtio_chain *const *chains,
 		const uint32_t *written, unsigned n);
+	/* Whether the guest wants to be told of the last n > 0 descriptors that were given back
+	 * (of a split ring, chains), about which it was not asked before. */
+	bool (*wants_interrupt)(const struct virtio_queue *q, unsigned n);
 };
 
 extern const struct vring_ops vring_split, vring_packed;

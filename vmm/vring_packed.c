@@ -151,23 +151,6 @@ static void look_away(struct virtio_queue *q)
 	vring_store16(vring_at(q, q->used) + EVENT_FLAGS, EVENT_DISABLE);
 }
 
-/* Whether n descriptors from position `from` on have the one in them that the driver named.
- * Its lap tells whether it means this round or the next. */
-static bool wants_interrupt(
-	const struct virtio_queue *q, unsigned from, bool lap, unsigned n)
-{
-	const uint8_t *event = vring_at(q, q->avail);
-	unsigned flags = vring_load16(event + EVENT_FLAGS) & 3u, where;
-	bool this_round;
-
-	if (flags != EVENT_AT || !q->event_idx)
-		return flags != EVENT_DISABLE;
-	where = vring_load16(event);
-	this_round = (bool)(where & EVENT_LAP) == lap;
-	where = (where & ~EVENT_LAP) + (this_round ? 0 : q->size);
-	return where >= from && where < from + n;
-}
-
 /* All but the flags; these are returned. */
 static uint16_t fill(
 	struct virtio_queue *q, const struct virtio_chain *c, uint32_t written)
@@ -184,21 +167,43 @@ static uint16_t fill(
 
 /* The flags last, since with them the rest is the driver's; and those of the first after all
  * others, since it looks at no other before. */
-static bool give_back(struct virtio_queue *q, struct virtio_chain *const *chains,
+static void give_back(struct virtio_queue *q, struct virtio_chain *const *chains,
 	const uint32_t *written, unsigned n)
 {
-	unsigned from = q->next_used, descs = chains[0]->descs;
-	bool lap = q->used_lap;
+	unsigned from = q->next_used;
 	uint16_t first = fill(q, chains[0], written[0]);
 
 	for (unsigned i = 1; i < n; i++) {
 		uint8_t *at = descriptor_at(q, q->next_used);
 
-		descs += chains[i]->descs;
 		vring_store16(at + FLAGS, fill(q, chains[i], written[i]));
 	}
 	vring_store16(descriptor_at(q, from) + FLAGS, first);
-	return wants_interrupt(q, from, lap, descs);
 }
 
-const struct vring_ops vring_packed = {fits, next, listen, look_away, give_back};
+/* Whether those n have the one among them that the driver named. Its lap tells whether it means
+ * the round in which they begin or the next. */
+static bool wants_interrupt(const struct virtio_queue *q, unsigned n)
+{
+	const uint8_t *event = vring_at(q, q->avail);
+	unsigned flags = vring_load16(event + EVENT_FLAGS) & 3u, where;
+	unsigned end = q->next_used, from;
+	bool lap = q->used_lap, this_round;
+
+	if (flags != EVENT_AT || !q->event_idx)
+		return flags != EVENT_DISABLE;
+	if (n >= q->size)
+		return true;
+	if (n > end) {
+		end += q->size;
+		lap = !lap;
+	}
+	from = end - n;
+	where = vring_load16(event);
+	this_round = (bool)(where & EVENT_LAP) == lap;
+	where = (where & ~EVENT_LAP) + (this_round ? 0 : q->size);
+	return where >= from && where < end;
+}
+
+const struct vring_ops vring_packed = {
+	fits, next, listen, look_away, give_back, wants_interrupt};

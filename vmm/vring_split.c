@@ -121,19 +121,7 @@ static void look_away(struct virtio_queue *q)
 		vring_store16(vring_at(q, q->used), USED_NO_NOTIFY);
 }
 
-/* After the index has moved on by n. */
-static bool wants_interrupt(const struct virtio_queue *q, unsigned n)
-{
-	const uint8_t *avail = vring_at(q, q->avail);
-
-	/* Each index is asked about once, when it is passed. */
-	if (q->event_idx)
-		return (uint16_t)(q->next_used - 1 -
-				  vring_load16(avail + avail_bytes(q))) < n;
-	return !(vring_load16(avail) & AVAIL_NO_INTERRUPT);
-}
-
-static bool give_back(struct virtio_queue *q, struct virtio_chain *const *chains,
+static void give_back(struct virtio_queue *q, struct virtio_chain *const *chains,
 	const uint32_t *written, unsigned n)
 {
 	uint8_t *used = vring_at(q, q->used);
@@ -146,7 +134,18 @@ static bool give_back(struct virtio_queue *q, struct virtio_chain *const *chains
 		q->next_used++;
 	}
 	vring_store16(used + INDEX, q->next_used);
-	return wants_interrupt(q, n);
 }
 
-const struct vring_ops vring_split = {fits, next, listen, look_away, give_back};
+/* Each index is asked about once, after it was passed. */
+static bool wants_interrupt(const struct virtio_queue *q, unsigned n)
+{
+	const uint8_t *avail = vring_at(q, q->avail);
+
+	if (q->event_idx)
+		return (uint16_t)(q->next_used - 1 -
+				  vring_load16(avail + avail_bytes(q))) < n;
+	return !(vring_load16(avail) & AVAIL_NO_INTERRUPT);
+}
+
+const struct vring_ops vring_split = {
+	fits, next, listen, look_away, give_back, wants_interrupt};
