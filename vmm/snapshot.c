@@ -474,12 +474,19 @@ static int flush_disks(struct vm *vm, struct err *err)
 	return 0;
 }
 
+/* The first disk, and those behind `end`, do not have it: there the name may be another's id. */
 static void delete_until(struct vm *vm, const struct disk *end, const char *name)
 {
 	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
+		struct err err = ERR_INIT;
+		uint64_t bytes;
+		char *id;
+
 		if (d == end)
 			return;
-		blk_snapshot_delete(d->blk, name, NULL);
+		if (find_snapshot(d, name, &id, &bytes, &err) > 0)
+			blk_snapshot_delete_id(d->blk, id, &err);
+		free(id);
 	}
 }
 

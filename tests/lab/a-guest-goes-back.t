@@ -59,4 +59,22 @@ e2fsck -f -y out.raw >repair 2>&1
 ok "its journal is all there is to do" test $? -le 1
 ok "the file system is clean then" e2fsck -f -n out.raw
 is "$(debugfs -R "cat /$((sure % 100))" out.raw 2>/dev/null | sort -u | head -n 1)" "$sure" "and what was told of before is in it"
+
+# One that a full disk refuses: what has its name for an id, on another, is not taken away for it.
+must byre-img create -q -f qcow2 first.qcow2 16M
+must byre-img snapshot -c before first.qcow2
+mkdir full && must mount -t tmpfs -o size=1M tmpfs full
+must byre-img create -q -f qcow2 full/second.qcow2 16M
+dd if=/dev/zero of=full/rest bs=4k 2>/dev/null
+byre run --firmware bios -m 32M --paused --serial none --qmp unix:$QMP,server=on,wait=off \
+	--disk first.qcow2 --disk full/second.qcow2 </dev/null >console 2>errors &
+machine=$!
+within 60 byre ctl $QMP status || bail "a machine that does nothing" "$(cat errors)"
+not_ok "a snapshot for which one disk has no room" byre snapshot $QMP 1
+like "$(cat err)" "No space left" "which is said"
+rm full/rest
+ok "a second time" byre snapshot $QMP 1
+ok "it ends" byre ctl $QMP quit
+wait $machine
+is "$(byre-img snapshot -l first.qcow2 | awk '$1 ~ /^[0-9]+$/ { print $1 ":" $2 }' | tr '\n' ' ')" "1:before 2:1 " "both are there"
 done_testing
