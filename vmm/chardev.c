@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/math.h"
 #include "vmm/confine.h"
+#include "vmm/vm.h"
 
 #define ESCAPE      1 /* Ctrl-A */
 #define WAITING_MAX 4096u
@@ -234,12 +235,12 @@ size_t chardev_write(struct chardev *c, const uint8_t *data, size_t bytes)
 }
 
 /* Whether it is worth trying again. The descriptor may be another meanwhile, or none. */
-static bool wait_for_room(struct chardev *c)
+static bool wait_for_room(struct chardev *c, struct vm *vm)
 {
 	struct pollfd out = {.events = POLLOUT};
 	bool stuck, patient = c->kind == KIND_STDIO || c->kind == KIND_FILE;
 
-	if (__atomic_load_n(&c->hurried, __ATOMIC_ACQUIRE))
+	if (__atomic_load_n(&c->hurried, __ATOMIC_ACQUIRE) || vm_stopping(vm))
 		patient = false;
 	pthread_mutex_lock(&c->lock);
 	stuck = c->stuck;
@@ -255,10 +256,10 @@ static bool wait_for_room(struct chardev *c)
 	return false;
 }
 
-void chardev_put(struct chardev *c, uint8_t byte)
+void chardev_put(struct chardev *c, uint8_t byte, struct vm *vm)
 {
 	while (!chardev_write(c, &byte, 1))
-		if (!wait_for_room(c))
+		if (!wait_for_room(c, vm))
 			return;
 }
 

@@ -17,6 +17,7 @@
 #include "base/err.h"
 
 struct chardev;
+struct vm;
 
 /* "stdio", "pty", "socket=PATH", "file=PATH" (which is appended to) or "none". NULL with err
  * set. */
@@ -42,9 +43,9 @@ void chardev_stop(struct chardev *c);
 
 /* How many bytes were taken, 0 where there is no room now. Does not wait. From any thread. */
 size_t chardev_write(struct chardev *c, const uint8_t *data, size_t bytes);
-/* For a device that cannot be told to wait: waits, for long with a terminal or a file; what
- * others do not take soon is lost. */
-void chardev_put(struct chardev *c, uint8_t byte);
+/* For a device of `vm` that cannot be told to wait: waits, with a terminal or a file as long as the
+ * machine need not stop; what others do not take soon is lost. */
+void chardev_put(struct chardev *c, uint8_t byte, struct vm *vm);
 /* The machine is to end: nobody is waited for any more. From any thread. */
 void chardev_hurry(struct chardev *c);
 

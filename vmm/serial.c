@@ -92,7 +92,7 @@ static void send(struct serial *s, uint8_t c)
 		put(s, c);
 	} else {
 		pthread_mutex_unlock(&s->lock);
-		chardev_put(s->chardev, c);
+		chardev_put(s->chardev, c, s->vm);
 		pthread_mutex_lock(&s->lock);
 	}
 	s->empty_pending = true;

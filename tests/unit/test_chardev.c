@@ -249,6 +249,24 @@ static void the_port_is_not_held_while_nobody_reads(void **state)
 	free(said);
 }
 
+/* Else the vCPU that writes would keep the machine from stopping, and whoever asked for that, for ever. */
+static void nobody_is_waited_for_when_the_machine_stops(void **state)
+{
+	char nothing[4096] = {0};
+	int fd;
+
+	(void)state;
+	assert_int_equal(mkfifo("full", 0600), 0);
+	fd = open("full", O_RDWR | O_NONBLOCK);
+	make("file=full");
+	while (write(fd, nothing, sizeof(nothing)) > 0)
+		;
+	__atomic_store_n(&g.vm.stopping, true, __ATOMIC_RELEASE);
+	guest_says("what nobody reads");
+	unmake();
+	close(fd);
+}
+
 static void nowhere_takes_everything(void **state)
 {
 	(void)state;
@@ -285,6 +303,7 @@ int main(void)
 		cmocka_unit_test(a_file_is_appended_to),
 		cmocka_unit_test(what_cannot_be_stored_is_lost),
 		cmocka_unit_test(the_port_is_not_held_while_nobody_reads),
+		cmocka_unit_test(nobody_is_waited_for_when_the_machine_stops),
 		cmocka_unit_test(nowhere_takes_everything),
 		cmocka_unit_test(what_cannot_be_is_refused),
 	};
