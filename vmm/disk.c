@@ -26,6 +26,12 @@ uint64_t disk_bytes(const struct disk *d)
 
 /* ---- limits ---------------------------------------------------------------------- */
 
+/* For how long this much is all of the rate. */
+static uint64_t price(uint64_t rate, uint64_t amount)
+{
+	return rate ? (uint64_t)((double)amount * (double)SECOND / (double)rate) : 0;
+}
+
 /* When this much of the rate may be used; it is then. The lock is held. */
 static uint64_t take_turn(uint64_t *next, uint64_t rate, uint64_t amount, uint64_t now)
 {
@@ -34,7 +40,7 @@ static uint64_t take_turn(uint64_t *next, uint64_t rate, uint64_t amount, uint64
 	if (!rate)
 		return 0;
 	turn = MAX(*next, from);
-	*next = turn + (uint64_t)((double)amount * (double)SECOND / (double)rate);
+	*next = turn + price(rate, amount);
 	return turn;
 }
 
@@ -54,6 +60,23 @@ static uint64_t turn_of(struct disk *d, enum disk_kind kind, uint64_t bytes)
 	}
 	pthread_mutex_unlock(&d->lock);
 	return turn;
+}
+
+/* It is paid for again when its turn has come. */
+static void give_turn_back(struct disk *d, enum disk_kind kind, uint64_t bytes)
+{
+	unsigned which[] = {0, kind == DISK_READ ? 1 : 2};
+
+	pthread_mutex_lock(&d->lock);
+	for (size_t i = 0; i < ARRAY_LEN(which); i++) {
+		unsigned k = which[i];
+
+		d->next_iops_ns[k] -=
+			MIN(d->next_iops_ns[k], price(d->limits.iops[k], 1));
+		d->next_bps_ns[k] -=
+			MIN(d->next_bps_ns[k], price(d->limits.bps[k], bytes));
+	}
+	pthread_mutex_unlock(&d->lock);
 }
 
 static bool any_limit(const struct disk_limits *l)
@@ -103,8 +126,10 @@ static int wait_turn(struct disk *d, enum disk_kind kind, uint64_t bytes)
 		return 0;
 	turn = turn_of(d, kind, bytes);
 	while ((now = clock_ns()) < turn) {
-		if (vm_stopping(d->vm))
+		if (vm_stopping(d->vm)) {
+			give_turn_back(d, kind, bytes);
 			return -ECANCELED;
+		}
 		task_sleep_ns(MIN(turn - now, NAP_NS));
 	}
 	return 0;

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Disks between devices and the block layer: limits. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+
+#include "base/math.h"
+#include "base/task.h"
+#include "tests/unit/support_machine.h"
+
+static struct board b;
+
+static int make(void **state)
+{
+	struct disk_options o = {.id = "d0"};
+
+	(void)state;
+	board_new(&b, 1 * MiB, &o, BLK_O_RDWR);
+	return 0;
+}
+
+static int unmake(void **state)
+{
+	(void)state;
+	board_free(&b);
+	return 0;
+}
+
+static int read_some(void)
+{
+	static uint8_t data[4096];
+	struct iovec iov = {data, sizeof(data)};
+
+	return disk_read(b.disk, 0, &iov, 1);
+}
+
+/* Requests whose turn had not come when the machine stopped are made again, and wait again; they do not
+ * wait behind themselves. */
+static void a_turn_that_was_not_used_is_given_back(void **state)
+{
+	const struct disk_limits slow = {.iops = {2}, .bps = {0, 8192}};
+	uint64_t now;
+
+	(void)state;
+	board_start(&b);
+	disk_set_limits(b.disk, &slow);
+	assert_int_equal(read_some(), 0);
+	board_stop(&b);
+	for (unsigned i = 0; i < 100; i++)
+		assert_int_equal(read_some(), -ECANCELED);
+	now = clock_ns();
+	assert_true(b.disk->next_iops_ns[0] <= now + 500000000);
+	assert_true(b.disk->next_bps_ns[1] <= now + 500000000);
+	board_start(&b);
+	assert_int_equal(read_some(), 0);
+	board_stop(&b);
+}
+
+/* As an overdraft: requests that came together wait one behind the other. */
+static void turns_are_taken(void **state)
+{
+	const struct disk_limits slow = {.iops = {100}};
+	uint64_t begin;
+
+	(void)state;
+	board_start(&b);
+	disk_set_limits(b.disk, &slow);
+	begin = clock_ns();
+	for (unsigned i = 0; i < 20; i++)
+		assert_int_equal(read_some(), 0);
+	assert_true(clock_ns() - begin >= 90000000); /* some may go at once */
+	board_stop(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(turns_are_taken, make, unmake),
+		cmocka_unit_test_setup_teardown(
+			a_turn_that_was_not_used_is_given_back, make, unmake),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
