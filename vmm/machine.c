@@ -13,6 +13,7 @@
 #include "vmm/hotplug.h"
 #include "vmm/nodes.h"
 #include "vmm/nvme.h"
+#include "vmm/pci.h"
 #include "vmm/qmp.h"
 #include "vmm/snapshot.h"
 #include "vmm/virtio_blk.h"
@@ -481,7 +482,7 @@ void machine_take_ejected(struct machine *m)
 {
 	uint32_t slots = __atomic_exchange_n(&m->ejected, 0, __ATOMIC_ACQUIRE);
 
-	for (unsigned i = 0; slots >> i; i++)
+	for (unsigned i = 0; i < PCI_SLOTS; i++)
 		if (slots >> i & 1)
 			remove_from(m, i);
 }
