@@ -505,16 +505,22 @@ static void virtio_stop(struct device *dev)
 	pthread_mutex_unlock(&d->lock);
 }
 
+/* Of its queues, that many. */
+static void undo(struct virtio_device *d, unsigned queues)
+{
+	for (unsigned i = 0; i < queues; i++)
+		virtio_queue_free(&d->queue[i]);
+	pthread_mutex_destroy(&d->lock);
+	pthread_mutex_destroy(&d->config_lock);
+}
+
 static void virtio_free(struct device *dev)
 {
 	struct virtio_device *d = (struct virtio_device *)dev;
 
 	virtio_stop(dev);
 	pci_remove(&d->pci);
-	for (unsigned i = 0; i < d->n_queues; i++)
-		virtio_queue_free(&d->queue[i]);
-	pthread_mutex_destroy(&d->lock);
-	pthread_mutex_destroy(&d->config_lock);
+	undo(d, d->n_queues);
 	d->ops->free(d);
 }
 
@@ -584,11 +590,15 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 	for (unsigned i = 0; i < d->n_queues; i++) {
 		int ret = virtio_queue_init(&d->queue[i], d, i);
 
-		if (ret)
+		if (ret) {
+			undo(d, i);
 			return err_errno(err, -ret, "virtio");
+		}
 	}
-	if (pci_add(pci, &d->pci, slot, err))
+	if (pci_add(pci, &d->pci, slot, err)) {
+		undo(d, d->n_queues);
 		return -err->code;
+	}
 	d->device.instance = d->pci.slot;
 	vm_add_device(vm, &d->device);
 	return 0;

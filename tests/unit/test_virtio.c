@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -398,6 +399,33 @@ static void a_saved_state_that_cannot_be_is_refused(void **state)
 	free(saved);
 }
 
+static unsigned open_files(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/* Disks come till there is no slot, and one that has none leaves nothing behind. */
+static void a_disk_without_a_slot_leaves_nothing(void **state)
+{
+	struct err err = ERR_INIT;
+	unsigned before;
+	int ret;
+
+	(void)state;
+	guest_stop(&g);
+	do {
+		before = open_files();
+		ret = virtio_blk_new(&g.vm, g.pci, disk, 4, false, &err);
+	} while (ret == 0);
+	assert_int_equal(ret, -ENOSPC);
+	assert_int_equal(open_files(), before);
+	guest_go_on(&g);
+}
+
 /* ---- as it should not ------------------------------------------------------------ */
 
 static void expect_broken(void)
@@ -519,6 +547,7 @@ int main(void)
 		TEST(requests_against_a_model),
 		TEST(what_cannot_be_is_an_error_of_the_request),
 		TEST(a_queue_is_reset_alone),
+		TEST(a_disk_without_a_slot_leaves_nothing),
 		TEST_TO_FAIL(what_was_held_is_taken_again),
 		TEST_TO_FAIL(what_was_held_is_gone_with_a_reset),
 		TEST_TO_FAIL(a_saved_state_that_cannot_be_is_refused),
