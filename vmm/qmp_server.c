@@ -218,19 +218,23 @@ static void drop(struct qmp *q, struct qmp_session *s)
 	session_free(s);
 }
 
-/* Answers what has come, as long as the answers are taken. */
-static void answer_all(struct qmp *q, struct qmp_session *s)
+/* Answers what has come. False: not all of it, as the answers are not taken. */
+static bool answer_all(struct qmp *q, struct qmp_session *s)
 {
 	bool negotiated = s->negotiated;
 	struct json *answer;
 	char *text;
 
-	while (waiting(q, s) < OUT_PAUSE && (text = json_split_next(s->in))) {
+	while (waiting(q, s) < OUT_PAUSE) {
+		text = json_split_next(s->in);
+		if (!text)
+			return true;
 		answer = qmp_answer(q, text, &negotiated);
 		free(text);
 		send_value(q, s, answer);
 		__atomic_store_n(&s->negotiated, negotiated, __ATOMIC_RELAXED);
 	}
+	return false;
 }
 
 static void read_in(struct qmp *q, struct qmp_session *s)
@@ -247,9 +251,7 @@ static void read_in(struct qmp *q, struct qmp_session *s)
 	if (ret) {
 		send_value(q, s, qmp_error("GenericError", "this is too long"));
 		s->ended = true;
-		return;
 	}
-	answer_all(q, s);
 }
 
 /* What is to be polled for; a session that does not take its answers is not read from. */
@@ -263,17 +265,16 @@ static short wanted(struct qmp *q, const struct qmp_session *s)
 
 static void serve(struct qmp *q, struct qmp_session *s, short events)
 {
-	bool over;
+	bool all, over;
 
 	if (events & (POLLERR | POLLNVAL))
 		s->ended = true;
-	if (waiting(q, s)) {
-		write_out(q, s);
-		answer_all(q, s);
-	}
 	if ((events & (POLLIN | POLLHUP)) && !s->ended && waiting(q, s) < OUT_PAUSE)
 		read_in(q, s);
-	write_out(q, s);
+	do {
+		all = answer_all(q, s);
+		write_out(q, s);
+	} while (!all && waiting(q, s) < OUT_PAUSE);
 	pthread_mutex_lock(&q->lock);
 	over = s->broken || (s->ended && !s->out_bytes) || (events & POLLERR);
 	pthread_mutex_unlock(&q->lock);

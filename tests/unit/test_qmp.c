@@ -44,6 +44,8 @@ static struct machine {
 	size_t bytes;
 } m;
 
+static int room; /* of sockets for answers; 0: what they have */
+
 /* ---- the machine ----------------------------------------------------------------- */
 
 /* As vm_run(), of which this is what can be seen from outside. */
@@ -97,6 +99,8 @@ static int open_session(void)
 	assert_int_equal(
 		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends),
 		0);
+	if (room) /* only root may have that much */
+		setsockopt(ends[0], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room));
 	assert_int_equal(qmp_attach(m.qmp, ends[0], NULL), 0);
 	return ends[1];
 }
@@ -143,6 +147,16 @@ static int make(void **state)
 	assert_int_equal(pthread_create(&m.thread, NULL, stand_and_go, NULL), 0);
 	assert_int_equal(qmp_start(m.qmp, &err), 0);
 	return 0;
+}
+
+static int make_with_room(void **state)
+{
+	int ret;
+
+	room = 8 << 20;
+	ret = make(state);
+	room = 0;
+	return ret;
 }
 
 static int unmake(void **state)
@@ -625,6 +639,24 @@ static void who_does_not_read_answers_is_not_read(void **state)
 	}
 }
 
+/* Who sends all first, ends, and then reads, gets every answer. */
+static void who_ends_gets_all_answers(void **state)
+{
+	static const char text[] = "{\"execute\": \"query-commands\"}";
+	static char all[2000 * (sizeof(text) - 1)];
+	const unsigned n = 2000;
+
+	(void)state;
+	for (unsigned i = 0; i < n; i++)
+		memcpy(all + i * (sizeof(text) - 1), text, sizeof(text) - 1);
+	negotiate();
+	say_bytes(all, sizeof(all));
+	assert_int_equal(shutdown(m.fd, SHUT_WR), 0);
+	for (unsigned i = 0; i < n; i++)
+		expect("query-kvm");
+	assert_null(next_line(m.fd));
+}
+
 static void random_commands(void **state)
 {
 	static const char *const words[] = {"{", "}", "[", "]", "\"execute\"", ":", ",",
@@ -729,6 +761,8 @@ int main(void)
 		WITH(what_is_too_long_ends_the_session),
 		WITH(who_does_not_read_is_closed),
 		WITH(who_does_not_read_answers_is_not_read),
+		cmocka_unit_test_setup_teardown(
+			who_ends_gets_all_answers, make_with_room, unmake),
 		WITH(random_commands),
 		WITH(sockets_are_their_owners),
 		WITH(a_socket_that_nobody_has_is_replaced),
