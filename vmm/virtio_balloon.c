@@ -275,7 +275,8 @@ static void reset(struct virtio_device *d)
 	virtio_set_config(d, CONFIG_ACTUAL, &none, sizeof(none), false);
 }
 
-/* What is asked for comes with the configuration. */
+/* What is asked for is in the configuration, too, which has the last word: it may change while the
+ * state is saved. */
 static void balloon_state(struct virtio_device *d, struct state *s, unsigned version)
 {
 	struct balloon *b = balloon_of(d);
@@ -283,9 +284,9 @@ static void balloon_state(struct virtio_device *d, struct state *s, unsigned ver
 
 	(void)version;
 	state_u32(s, &pages);
-	if (!state_check(s,
-		    pages <= memory_bytes(&d->vm->memory) >> PAGE_SHIFT &&
-			    pages == le32_load(d->config + CONFIG_PAGES),
+	if (state_loading(s))
+		pages = le32_load(d->config + CONFIG_PAGES);
+	if (!state_check(s, pages <= memory_bytes(&d->vm->memory) >> PAGE_SHIFT,
 		    "it asks for more memory than there is"))
 		return;
 	b->pages = pages;
