@@ -117,6 +117,7 @@ struct virtio_net {
 	struct receiver *receiver; /* of each pair */
 	struct iovec *out[VIRTIO_NET_PAIRS_MAX];
 	int send_wait_fd[VIRTIO_NET_PAIRS_MAX];
+	int command_wait_fd; /* of the third queue, whose notifications the kernel gets; else -1 */
 	/* Which queues the kernel serves now (vhost.h), a bit each; around changes of that, and of the
 	 * link while it does: */
 	pthread_mutex_t vhost_lock;
@@ -685,6 +686,17 @@ static void serve_command(struct virtio_net *v, struct virtio_chain *c)
 	virtio_done(c, 1);
 }
 
+/* The driver's notifications may go to where the kernel would look for them. */
+static void wait_for_command(struct virtio_net *v, struct virtio_queue *q)
+{
+	if (q->kick_fd == q->lane.event_fd) {
+		wait_for(q, q->lane.event_fd);
+		return;
+	}
+	wait_for(q, v->command_wait_fd);
+	take_event(q->kick_fd);
+}
+
 static void serve_commands(struct virtio_net *v, struct virtio_queue *q)
 {
 	while (!virtio_stopping(q)) {
@@ -693,7 +705,7 @@ static void serve_commands(struct virtio_net *v, struct virtio_queue *q)
 		if (c)
 			serve_command(v, c);
 		else
-			wait_for(q, q->lane.event_fd);
+			wait_for_command(v, q);
 	}
 }
 
@@ -810,6 +822,7 @@ static void net_device_free(struct virtio_device *d)
 		if (v->receiver)
 			close_fd(v->receiver[i].wait_fd);
 	}
+	close_fd(v->command_wait_fd);
 	free(v->receiver);
 	pthread_mutex_destroy(&v->lock);
 	pthread_mutex_destroy(&v->vhost_lock);
@@ -887,6 +900,16 @@ static int open_pair(struct virtio_net *v, unsigned i)
 	return ret || v->out[i] ? ret : -ENOMEM;
 }
 
+/* Without several pairs the third queue is for commands. */
+static int open_command_wait(struct virtio_net *v)
+{
+	const struct virtio_queue *q = &v->virtio.queue[2];
+
+	if (v->max_pairs == 1 || !vhost_of(v, 2))
+		return 0;
+	return open_wait(&v->command_wait_fd, q->lane.event_fd, q->kick_fd, POLLIN);
+}
+
 static struct virtio_net *make(const struct virtio_net_options *o)
 {
 	struct virtio_net *v = calloc(1, sizeof(*v));
@@ -897,6 +920,7 @@ static struct virtio_net *make(const struct virtio_net_options *o)
 	v->max_pairs = o->net->queues;
 	v->pairs = 1;
 	v->link_up = true;
+	v->command_wait_fd = -1;
 	memcpy(v->mac, o->mac, MAC);
 	pthread_mutex_init(&v->lock, NULL);
 	pthread_mutex_init(&v->vhost_lock, NULL);
@@ -935,6 +959,7 @@ int virtio_net_new(struct vm *vm, struct pci *pci, const struct virtio_net_optio
 	/* From here on the machine frees it. */
 	for (unsigned i = 0; i < v->max_pairs && ret == 0; i++)
 		ret = open_pair(v, i);
+	ret = ret ? ret : open_command_wait(v);
 	if (ret)
 		return err_errno(err, -ret, "virtio-net");
 	if (out)
