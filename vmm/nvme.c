@@ -440,13 +440,17 @@ static void serve_admin(void *arg)
 
 	finish_shutdown(n);
 	tell_events(n);
-	while (!lane_stopping(&sq->lane) && take(sq, &r->command)) {
+	/* Nothing more is done while one is held. */
+	while (!lane_stopping(&sq->lane) && sq->n_held == sq->n_again &&
+		take(sq, &r->command)) {
 		uint16_t status;
 
 		r->sq = sq;
 		r->result = 0;
 		status = nvme_admin(n, r);
-		if (status == NVME_LATER)
+		if (status == NVME_AGAIN)
+			nvme_hold(sq, &r->command);
+		else if (status == NVME_LATER)
 			release(&n->cq[0], 1);
 		else
 			nvme_complete(sq, le16_get(r->command.id), status, r->result);
@@ -833,7 +837,11 @@ static void sq_state(struct nvme *n, struct nvme_sq *sq, struct state *s)
 				lies_in_memory(n, sq->base,
 					sq->size * sizeof(struct nvme_command)),
 			"a submission queue cannot be");
-	if (!state_check(s, held < (sq->id && sq->exists ? NVME_QUEUE_SIZE : 1),
+	/* Administrative commands are done one after the other. */
+	if (!state_check(s,
+		    held < (!sq->exists     ? 1
+				   : sq->id ? NVME_QUEUE_SIZE
+					    : 2),
 		    "more commands are kept than there can be"))
 		return;
 	sq->n_held = sq->n_again = held;
@@ -893,8 +901,9 @@ static void check_queues(struct nvme *n, struct state *s)
 	for (unsigned i = 0; i <= n->n_queues && !state_ret(s, NULL); i++)
 		state_check(s, !n->sq[i].exists || n->cq[n->sq[i].cq].exists,
 			"a submission queue has no completion queue");
-	state_check(s, !(n->csts & CSTS_READY) || n->sq[0].exists,
-		"it is ready, and has no queue");
+	state_check(s,
+		!(n->csts & CSTS_READY) || (n->sq[0].exists && (n->cc & CC_ENABLE)),
+		"it is ready, and is off or has no queue");
 }
 
 static void nvme_state(struct device *dev, struct state *s, unsigned version)

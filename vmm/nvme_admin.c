@@ -5,6 +5,7 @@
  */
 #include "vmm/nvme_impl.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -102,7 +103,7 @@ static void fill_controller(struct nvme *n, uint8_t *p)
 	p[513] = 0x44;
 	le32_store(p + 516, 1); /* namespaces */
 	le16_store(p + 520, (uint16_t)(1u << 3 | (deallocates(n) ? 1u << 2 : 0)));
-	p[525] = 1; /* a volatile write cache */
+	p[525] = 3u << 1 | 1; /* flushes may be of all namespaces; a write cache */
 	put_name(n->disk, p + 768);
 }
 
@@ -256,6 +257,17 @@ static bool has_queues(const struct nvme *n)
 	return false;
 }
 
+/* What is written from now on is stable when it ends; what was before, when this does. */
+static uint16_t set_write_cache(struct nvme *n, bool on)
+{
+	int ret = 0;
+
+	__atomic_store_n(&n->feature[NVME_F_WRITE_CACHE], on, __ATOMIC_SEQ_CST);
+	if (!on)
+		ret = disk_flush(n->disk);
+	return ret == -ECANCELED ? NVME_AGAIN : ret ? NVME_WRITE_FAULT : NVME_OK;
+}
+
 static uint16_t set_feature(struct nvme *n, struct nvme_request *r, unsigned id)
 {
 	uint32_t value = le32_get(r->command.dw11), *at = &n->feature[id];
@@ -270,8 +282,7 @@ static uint16_t set_feature(struct nvme *n, struct nvme_request *r, unsigned id)
 		value &= 0xffff;
 		break;
 	case NVME_F_WRITE_CACHE:
-		value &= 1;
-		break;
+		return set_write_cache(n, value & 1);
 	case NVME_F_QUEUES:
 		if ((value & 0xffff) == 0xffff || value >> 16 == 0xffff)
 			return NVME_INVALID_FIELD;

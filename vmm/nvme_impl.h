@@ -57,6 +57,7 @@ enum nvme_status {
 	NVME_NOT_SAVEABLE = 0x410d,
 	NVME_WRITE_FAULT = 0x0280,
 	NVME_READ_ERROR = 0x0281,
+	NVME_AGAIN = 0xfffe, /* none: the machine is stopping, and it is made again */
 	NVME_LATER = 0xffff, /* none yet: it is kept */
 };
 
@@ -179,7 +180,7 @@ void nvme_stop_sq(struct nvme_sq *sq); /* from a task, too */
 /* The controller cannot go on until the guest resets it (CSTS.CFS). */
 void nvme_fail(struct nvme *n, const char *why);
 
-/* nvme_admin.c: a status, or NVME_LATER. */
+/* nvme_admin.c: a status, NVME_LATER or NVME_AGAIN. */
 uint16_t nvme_admin(struct nvme *n, struct nvme_request *r);
 void nvme_default_features(struct nvme *n);
 

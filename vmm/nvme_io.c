@@ -186,7 +186,9 @@ static int discard(struct work *w, uint64_t offset, uint64_t bytes)
 	while (bytes && ret == 0) {
 		uint64_t n = MIN(bytes, (uint64_t)BLK_MAX_REQUEST);
 
-		ret = disk_discard(w->disk, offset, n);
+		/* So many may be asked for that nobody could wait for them. */
+		ret = vm_stopping(w->disk->vm) ? -ECANCELED
+					       : disk_discard(w->disk, offset, n);
 		offset += n;
 		bytes -= n;
 	}
@@ -263,7 +265,18 @@ static uint16_t do_command(struct work *w)
 static bool writes_through(const struct nvme *n, const struct nvme_command *c)
 {
 	return (le32_get(c->dw12) & DW12_FUA) ||
-	       !__atomic_load_n(&n->feature[NVME_F_WRITE_CACHE], __ATOMIC_RELAXED);
+	       !__atomic_load_n(&n->feature[NVME_F_WRITE_CACHE], __ATOMIC_SEQ_CST);
+}
+
+/* The guest may have turned the cache off while it was written, and heard that all is stable. */
+static uint16_t keep_stable(struct work *w)
+{
+	const struct nvme_command *c = &w->r->command;
+
+	if (!is_write(c->opcode) || (w->flags & BLK_FUA) ||
+		!writes_through(w->r->sq->n, c))
+		return NVME_OK;
+	return status_of(w, disk_flush(w->disk), false);
 }
 
 void nvme_serve_io(void *arg)
@@ -277,6 +290,8 @@ void nvme_serve_io(void *arg)
 	w.blocks = (le32_get(c->dw12) & 0xffff) + 1;
 	w.flags = writes_through(r->sq->n, c) ? BLK_FUA : 0;
 	status = do_command(&w);
+	if (status == NVME_OK)
+		status = keep_stable(&w);
 	if (w.again)
 		nvme_hold(r->sq, c);
 	else

@@ -462,6 +462,37 @@ static void shutting_down_flushes(void **state)
 	enable(4);
 }
 
+static uint64_t flushes(void)
+{
+	return fault_count(fault_find(m.b.blk), FAULT_FLUSH);
+}
+
+/* What was written before is stable then, also where it was still under way. */
+static void turning_the_cache_off_flushes(void **state)
+{
+	struct disk_limits slow = {.iops = {0, 0, 4}}, none = {.iops = {0}};
+	struct command c = {.opcode = 1, .nsid = 1, .prp1 = DATA, .dw12 = 7};
+	uint64_t before;
+
+	(void)state;
+	enable_with_queues();
+	before = flushes();
+	assert_int_equal(admin(9, 0, 0, 6, 0), 0);
+	assert_int_equal(flushes(), before + 1);
+	assert_int_equal(admin(9, 0, 0, 6, 1), 0);
+	assert_int_equal(flushes(), before + 1);
+
+	disk_set_limits(m.b.disk, &slow); /* the second waits for a quarter of a second */
+	submit(1, &c);
+	submit(1, &c);
+	assert_int_equal(reap(1), 0);
+	before = flushes();
+	assert_int_equal(admin(9, 0, 0, 6, 0), 0);
+	assert_int_equal(reap(1), 0);
+	assert_int_equal(flushes(), before + 2);
+	disk_set_limits(m.b.disk, &none);
+}
+
 static const struct pci_function *function_with_pin(void)
 {
 	const struct device *d = m.b.vm.devices;
@@ -743,6 +774,24 @@ static void requests_under_way_are_made_again(void **state)
 	}
 }
 
+static void an_administrative_command_is_made_again(void **state)
+{
+	(void)state;
+	enable(SIZE);
+	board_fail(&m.b, FAULT_FLUSH, 1);
+	submit(0, &(struct command){.opcode = 9, .dw10 = 6});
+	submit(0, &(struct command){.opcode = 10, .dw10 = 6});
+	board_wait_stop(&m.b);
+	assert_null(next_completion(0));
+	board_check_state(&m.b);
+	board_start(&m.b);
+	assert_int_equal(reap(0), 0);
+	assert_int_equal(reap(0), 0);
+	assert_int_equal(m.last.result, 0);
+	usleep(2000);
+	assert_null(next_completion(0));
+}
+
 static void a_queue_is_deleted_with_requests_kept(void **state)
 {
 	struct command c = {.opcode = 1, .nsid = 1, .prp1 = DATA, .dw12 = 7};
@@ -820,6 +869,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			it_is_resized_while_it_runs, make, unmake),
 		cmocka_unit_test_setup_teardown(shutting_down_flushes, make, unmake),
+		cmocka_unit_test_setup_teardown(
+			turning_the_cache_off_flushes, make, unmake),
 		cmocka_unit_test_setup_teardown(the_pin_follows_the_queues, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			the_pin_goes_down_by_doorbells_in_memory, make, unmake),
@@ -838,6 +889,8 @@ int main(void)
 			unmake),
 		cmocka_unit_test_setup_teardown(
 			requests_under_way_are_made_again, make, unmake),
+		cmocka_unit_test_setup_teardown(
+			an_administrative_command_is_made_again, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			a_queue_is_deleted_with_requests_kept, make, unmake),
 		cmocka_unit_test_setup_teardown(
