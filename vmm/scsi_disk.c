@@ -16,7 +16,7 @@
 #include "base/math.h"
 #include "vmm/scsi_command.h"
 
-#define CHUNK_BYTES (1u << 20) /* of patterns, and of comparing */
+#define CHUNK_BYTES (64u << 10) /* of patterns, and of comparing, for each request */
 #define FUA         0x08
 #define UNMAP_BIT   0x08
 #define NDOB        0x01 /* zeros, which are not sent */
@@ -149,12 +149,23 @@ static unsigned write_flags(const struct scsi_disk *s, bool fua)
 	return fua || !__atomic_load_n(&s->write_cache, __ATOMIC_RELAXED) ? BLK_FUA : 0;
 }
 
+/* Of what was written with these flags: the guest may have turned the cache off meanwhile, and heard
+ * that all is stable. */
+static int keep_stable(struct scsi_disk *s, unsigned flags, int ret)
+{
+	if (ret || (flags & BLK_FUA) ||
+		__atomic_load_n(&s->write_cache, __ATOMIC_SEQ_CST))
+		return ret;
+	return disk_flush(s->disk);
+}
+
 /* Data that is not there is not written: nothing is. */
 static int do_write(struct scsi_disk *s, struct scsi_request *r)
 {
 	struct range g = range_of(r->cdb);
 	uint64_t bytes = g.blocks * SCSI_BLOCK;
 	bool fua = r->cdb[0] >> 5 && (r->cdb[1] & FUA);
+	unsigned flags = write_flags(s, fua);
 	struct iovec *iov;
 	int n = r->n_out, ret;
 
@@ -169,10 +180,10 @@ static int do_write(struct scsi_disk *s, struct scsi_request *r)
 	if (!iov)
 		return -ENOMEM;
 	r->done = bytes;
-	ret = disk_write(s->disk, g.lba * SCSI_BLOCK, iov, n, write_flags(s, fua));
+	ret = disk_write(s->disk, g.lba * SCSI_BLOCK, iov, n, flags);
 	if (iov != r->out)
 		free(iov);
-	return ret;
+	return keep_stable(s, flags, ret);
 }
 
 /* The data against the disk, a piece at a time. 1: it is another. */
@@ -187,7 +198,9 @@ static int compare(struct scsi_disk *s, struct scsi_request *r, const struct ran
 		uint64_t n = MIN(piece, bytes - at);
 		struct iovec iov = {here, n};
 
-		ret = disk_read(s->disk, g->lba * SCSI_BLOCK + at, &iov, 1);
+		ret = vm_stopping(s->disk->vm)
+			      ? -ECANCELED
+			      : disk_read(s->disk, g->lba * SCSI_BLOCK + at, &iov, 1);
 		if (ret)
 			break;
 		iov_to_buf(r->out, r->n_out, at, there, n);
@@ -229,8 +242,8 @@ static int synchronize_cache(struct scsi_disk *s, struct scsi_request *r)
 /* ---- zeros and unmapping (SBC-3, 5.28, 5.42) ----------------------------------------- */
 
 /* A block that is not all zeros, over and over. */
-static int write_pattern(
-	struct scsi_disk *s, const struct range *g, const uint8_t block[SCSI_BLOCK])
+static int write_pattern(struct scsi_disk *s, const struct range *g,
+	const uint8_t block[SCSI_BLOCK], unsigned flags)
 {
 	uint64_t bytes = g->blocks * SCSI_BLOCK,
 		 piece = MIN(bytes, (uint64_t)CHUNK_BYTES);
@@ -242,8 +255,10 @@ static int write_pattern(
 	for (uint64_t at = 0; at < bytes && ret == 0; at += piece) {
 		struct iovec iov = {buf, MIN(piece, bytes - at)};
 
-		ret = disk_write(s->disk, g->lba * SCSI_BLOCK + at, &iov, 1,
-			write_flags(s, false));
+		ret = vm_stopping(s->disk->vm)
+			      ? -ECANCELED
+			      : disk_write(s->disk, g->lba * SCSI_BLOCK + at, &iov, 1,
+					flags);
 	}
 	buf_free(buf);
 	return ret;
@@ -253,6 +268,7 @@ static int write_same(struct scsi_disk *s, struct scsi_request *r)
 {
 	bool sixteen = r->cdb[0] >> 5 == 4, unmap = r->cdb[1] & UNMAP_BIT;
 	struct range g = range_of(r->cdb);
+	unsigned flags = write_flags(s, false);
 	uint8_t block[SCSI_BLOCK] = {0};
 	int ret;
 
@@ -269,10 +285,10 @@ static int write_same(struct scsi_disk *s, struct scsi_request *r)
 	}
 	if (buf_is_zero(block, SCSI_BLOCK))
 		ret = disk_zero(s->disk, g.lba * SCSI_BLOCK, g.blocks * SCSI_BLOCK,
-			(unmap ? BLK_MAY_UNMAP : 0) | write_flags(s, false));
+			(unmap ? BLK_MAY_UNMAP : 0) | flags);
 	else
-		ret = write_pattern(s, &g, block);
-	return ret;
+		ret = write_pattern(s, &g, block, flags);
+	return keep_stable(s, flags, ret);
 }
 
 struct unmap_list {

@@ -256,7 +256,7 @@ static bool is_page_fine(const struct scsi_disk *s, const uint8_t *p, unsigned b
 static void set_page(struct scsi_disk *s, const uint8_t *p)
 {
 	if (p[0] == MODE_CACHING)
-		__atomic_store_n(&s->write_cache, p[2] & WCE, __ATOMIC_RELAXED);
+		__atomic_store_n(&s->write_cache, p[2] & WCE, __ATOMIC_SEQ_CST);
 	else
 		__atomic_store_n(&s->descriptor_sense, p[2] & D_SENSE, __ATOMIC_RELAXED);
 }

@@ -396,7 +396,8 @@ static uint8_t do_function(struct virtio_scsi *v, const struct function *f)
 	case NEXUS_RESET:
 	case UNIT_RESET:
 		end_everywhere(v, &set, RESPONSE_RESET);
-		scsi_disk_reset(&u->scsi);
+		/* Modes stay: drivers do not look at them again, and flush or not as they were. */
+		scsi_disk_attend(&u->scsi, SCSI_ATTENTION_RESET);
 		return RESPONSE_OK;
 	case QUERY_TASK:
 	case QUERY_TASK_SET:
