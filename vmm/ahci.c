@@ -89,6 +89,8 @@ enum { AT_FIS_PIO = 0x20, AT_FIS_D2H = 0x40, AT_FIS_BITS = 0x58 };
 #define PRD_BYTES    16
 #define PRD_MOST     0x3fffffu
 
+#define NAP_NS 1000000u
+
 static uint64_t list_header(const struct ahci_port *p, unsigned slot)
 {
 	return p->list + slot * HEADER_BYTES;
@@ -349,6 +351,22 @@ static void do_command(void *arg)
 	finish(c, c->p->cdrom ? atapi_command(c) : ata_command(c));
 }
 
+/* What a reset ends is waited for, and not told. On the lane, whose tasks those are, so that none
+ * begins meanwhile, and it must not block. The lock is held, and given up meanwhile. */
+static void end_others(struct ahci_port *p)
+{
+	bool failed = p->failed;
+
+	p->failed = true;          /* finish() tells nothing then */
+	while (p->under_way > 1) { /* the reset itself is one */
+		pthread_mutex_unlock(&p->a->lock);
+		task_sleep_ns(NAP_NS);
+		pthread_mutex_lock(&p->a->lock);
+	}
+	p->failed = failed;
+	p->held = 0; /* nor are they made again */
+}
+
 /* A control FIS: SRST set begins a reset, cleared ends it (ATA8-AST). */
 static void control(struct ahci_command *c)
 {
@@ -356,7 +374,9 @@ static void control(struct ahci_command *c)
 	bool reset = c->fis[15] & CONTROL_RESET;
 
 	pthread_mutex_lock(&p->a->lock);
-	p->ci &= ~(1u << c->slot);
+	if (reset && !p->resetting)
+		end_others(p);
+	p->ci &= ~(1u << c->slot); /* the guest sees only now that it is done */
 	if (p->resetting && !reset) {
 		ata_reset(p);
 		send_signature(p);

@@ -525,6 +525,42 @@ static void resets_leave_a_device_as_it_was(void **state)
 	assert_true(command(0xec, 0, 0, 512));
 }
 
+/* What a software reset ends does not come later. The disk is slow enough for the reset to be asked for
+ * while the second request waits. */
+static void a_reset_waits_for_queued_requests(void **state)
+{
+	struct disk_limits slow = {.iops = {4}}, none = {.iops = {0}};
+	uint8_t fis[20], there[512], *data = at(DATA);
+
+	(void)state;
+	disk_set_limits(m.b.disk, &slow);
+	memset(data, 0x5a, 1024);
+	for (unsigned i = 0; i < 2; i++) {
+		fill_fis(fis, 0x61, i, i << 3);
+		fis[3] = 1;
+		prepare(0, i, fis, DATA + 512 * i, 512, 1, 0);
+	}
+	port_set(0, PX_SACT, 3);
+	issue(0, 3);
+	assert_true(wait_slots(0, PX_CI, 3)); /* they are taken over */
+	memset(fis, 0, sizeof(fis));
+	fis[0] = 0x27;
+	fis[15] = 4;
+	prepare(0, 2, fis, 0, 0, 0, 0x500);
+	issue(0, 4);
+	assert_true(wait_slots(0, PX_CI, 4));
+	disk_set_limits(m.b.disk, &none);
+	assert_int_equal(blk_pread(m.b.blk, 512, there, sizeof(there)), 0);
+	assert_memory_equal(there, data, sizeof(there));
+	fis[15] = 0;
+	prepare(0, 3, fis, 0, 0, 0, 0);
+	issue(0, 8);
+	assert_true(wait_slots(0, PX_CI, 8));
+	assert_int_equal(port_get(0, PX_TFD), 0x0150);
+	recover(0);
+	assert_true(command(0xec, 0, 0, 512));
+}
+
 /* ---- as it should not ------------------------------------------------------------ */
 
 /* It fails with this error, the port stands, and goes on when it was told to. */
@@ -921,6 +957,8 @@ int main(void)
 			the_pin_follows_the_registers, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			resets_leave_a_device_as_it_was, make, unmake),
+		cmocka_unit_test_setup_teardown(
+			a_reset_waits_for_queued_requests, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			what_cannot_be_is_an_error_and_stops_the_port, make, unmake),
 		cmocka_unit_test_setup_teardown(
