@@ -555,9 +555,14 @@ static int read_images(int argc, char **argv, struct setting **list)
 	return -1;
 }
 
-/* Firmware alone is for those who name it, or who control the machine and may bring a disk later. */
+/* It has one beginning. Firmware alone is for those who name it, or who control the machine and may
+ * bring a disk later. */
 static int check_start(const struct run *r)
 {
+	if (r->machine.restore && r->machine.restore_file) {
+		tool_error("--restore and --restore-file are two beginnings");
+		return 1;
+	}
 	if (r->machine.kernel || r->n_disks || r->firmware.name || r->machine.n_qmp)
 		return -1;
 	tool_error("there is nothing to start: it takes an image, --disk or --kernel");
@@ -565,7 +570,7 @@ static int check_start(const struct run *r)
 }
 
 /* What would not be looked at is not taken. */
-static int check_boot(const struct run *r)
+static int refuse_unused(const struct run *r)
 {
 	const bool kernel = r->machine.kernel;
 	const struct {
@@ -586,11 +591,7 @@ static int check_boot(const struct run *r)
 			kernel ? "without" : "with");
 		return 1;
 	}
-	if (r->machine.restore && r->machine.restore_file) {
-		tool_error("--restore and --restore-file are two beginnings");
-		return 1;
-	}
-	return check_start(r);
+	return -1;
 }
 
 int run_options(struct run *r, int argc, char **argv)
@@ -607,5 +608,6 @@ int run_options(struct run *r, int argc, char **argv)
 	*end_of(&r->settings) = images;
 	*end_of(&r->settings) = line;
 	status = status < 0 ? carry_out_all(r) : status;
-	return status < 0 ? check_boot(r) : status;
+	status = status < 0 ? refuse_unused(r) : status;
+	return status < 0 ? check_start(r) : status;
 }
