@@ -19,13 +19,11 @@ void qcow2_epochs_init(struct qcow2_epochs *e)
 	pthread_mutex_init(&e->lock, NULL);
 }
 
-unsigned qcow2_enter(struct qcow2 *q)
+/* Until none runs. The lock is held, and given up meanwhile. */
+static void wait_for_exclusive(struct qcow2_epochs *e)
 {
-	struct qcow2_epochs *e = &q->epochs;
 	struct waiter w;
-	unsigned epoch;
 
-	pthread_mutex_lock(&e->lock);
 	while (e->exclusive) {
 		waiter_init(&w);
 		w.next = e->waiting;
@@ -34,6 +32,15 @@ unsigned qcow2_enter(struct qcow2 *q)
 		waiter_wait(&w);
 		pthread_mutex_lock(&e->lock);
 	}
+}
+
+unsigned qcow2_enter(struct qcow2 *q)
+{
+	struct qcow2_epochs *e = &q->epochs;
+	unsigned epoch;
+
+	pthread_mutex_lock(&e->lock);
+	wait_for_exclusive(e);
 	epoch = e->current;
 	e->active[epoch]++;
 	pthread_mutex_unlock(&e->lock);
@@ -84,7 +91,7 @@ void qcow2_exclusive_begin(struct qcow2 *q)
 	struct waiter w;
 
 	pthread_mutex_lock(&e->lock);
-	assert(!e->exclusive); /* control calls do not run at once (blk.h) */
+	wait_for_exclusive(e); /* many may write VM state that needs a longer L1 */
 	e->exclusive = true;
 	if (e->active[0] + e->active[1] == 0) {
 		pthread_mutex_unlock(&e->lock);

@@ -117,20 +117,25 @@ int qcow2_vm_state_read(struct blk *b, uint64_t offset, const struct iovec *iov,
 	return ret;
 }
 
-/* In exclusive mode nobody sees whose tables these are. */
+/* In exclusive mode no request sees whose tables these are, and with the lock no commit, which would
+ * write them as the disk's. */
 static int read_by(struct qcow2 *q, _Atomic uint64_t *l1, uint32_t entries, uint64_t at,
 	size_t bytes, const struct iovec *iov, int niov)
 {
-	_Atomic uint64_t *active = q->l1;
-	uint32_t active_entries = q->l1_entries;
+	_Atomic uint64_t *active;
+	uint32_t active_entries;
 	int ret;
 
 	qcow2_exclusive_begin(q);
+	task_lock(&q->commit_lock);
+	active = q->l1;
+	active_entries = q->l1_entries;
 	q->l1 = l1;
 	q->l1_entries = entries;
 	ret = q->loaded ? read_held(q, at, bytes, iov, niov) : -EIO;
 	q->l1 = active;
 	q->l1_entries = active_entries;
+	task_unlock(&q->commit_lock);
 	qcow2_exclusive_end(q);
 	return ret;
 }

@@ -236,6 +236,96 @@ static void no_extent_is_zero_because_its_table_is_gone(void)
 	}
 }
 
+/* ---- VM state -------------------------------------------------------------------- */
+
+static struct iovec state_part(void)
+{
+	static uint8_t data[64 << 10];
+
+	return (struct iovec){data, sizeof(data)};
+}
+
+static bool looked;
+
+static int look_at_state(void *arg)
+{
+	struct iovec part = state_part();
+	int ret = blk_vm_state_of(b, "s", 0, &part, 1);
+
+	(void)arg;
+	looked = true;
+	return ret;
+}
+
+/* As soon as the tables are another's, which is over at once where nothing had to be waited for. */
+static int flush_meanwhile(void *arg)
+{
+	const struct qcow2 *q = b->state;
+
+	(void)arg;
+	while (!q->epochs.exclusive && !looked)
+		task_yield();
+	return blk_flush(b);
+}
+
+/* What is looked at are another disk's tables, in the place of this one's. */
+static void the_state_of_a_snapshot_is_read_beside_a_flush(void)
+{
+	struct iovec part = state_part();
+	struct err err = ERR_INIT;
+	struct task_group g;
+
+	make("size=256M,cluster_size=4k");
+	b = open_image("", BLK_O_RDWR);
+	node_fill(b, 0, 1 << 20, 1);
+	assert_int_equal(blk_vm_state_write(b, 0, &part, 1), 0);
+	assert_int_equal(blk_snapshot_create_with(b, "s", part.iov_len, 0, &err), 0);
+	for (uint64_t i = 0; i < 100; i++)
+		node_fill(b, i << 21, 64 << 10, 2);
+	looked = false;
+	task_group_init(&g);
+	assert_int_equal(task_group_spawn(&g, NULL, look_at_state, NULL), 0);
+	assert_int_equal(task_group_spawn(&g, NULL, flush_meanwhile, NULL), 0);
+	assert_int_equal(task_group_wait(&g), 0);
+	assert_int_equal(blk_close(b), 0);
+	b = open_image("", BLK_O_RDWR);
+	for (uint64_t i = 0; i < 100; i++)
+		node_expect(b, i << 21, 64 << 10, 2);
+	assert_int_equal(blk_close(b), 0);
+}
+
+static int write_state(void *arg)
+{
+	struct iovec part = state_part();
+
+	return blk_vm_state_write(b, *(const uint64_t *)arg, &part, 1);
+}
+
+/* Each needs a longer L1. */
+static void state_is_written_on_several_loops(void)
+{
+	static const uint64_t offset[] = {100 << 20, 200 << 20, 300 << 20};
+	struct loop *loop[ARRAY_LEN(offset)];
+	struct err err = ERR_INIT;
+	struct task_group g;
+
+	for (size_t i = 0; i < ARRAY_LEN(offset); i++)
+		assert_non_null(loop[i] = loop_start(&err));
+	for (unsigned round = 0; round < 20; round++) {
+		make("size=1M,cluster_size=4k");
+		b = open_image("", BLK_O_RDWR);
+		task_group_init(&g);
+		for (size_t i = 0; i < ARRAY_LEN(offset); i++)
+			assert_int_equal(task_group_spawn(&g, loop[i], write_state,
+						 (void *)(uintptr_t)&offset[i]),
+				0);
+		assert_int_equal(task_group_wait(&g), 0);
+		assert_int_equal(blk_close(b), 0);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(offset); i++)
+		loop_stop(loop[i]);
+}
+
 /* ---- a cache that would hold all of it ------------------------------------------- */
 
 static void growing_over_a_backing_file_keeps_memory_in_bounds(void)
@@ -259,6 +349,8 @@ int main(void)
 		LOOP_TEST(a_writer_that_waited_for_a_snapshot_sets_the_dirty_bit_again),
 		LOOP_TEST(a_header_names_no_table_that_is_not_written),
 		LOOP_TEST(no_extent_is_zero_because_its_table_is_gone),
+		LOOP_TEST(the_state_of_a_snapshot_is_read_beside_a_flush),
+		LOOP_TEST(state_is_written_on_several_loops),
 		LOOP_TEST(growing_over_a_backing_file_keeps_memory_in_bounds),
 	};
 
