@@ -18,6 +18,9 @@
 
 /* A commit is due where this many frees wait, or half of a cache is dirty. */
 #define FREES_PRESSING 16384u
+/* So long who finds no room waits for them. */
+#define FREES_NAPS   100u
+#define FREES_NAP_NS 1000000u
 
 /* Groups of 64 entries of L1 or the refcount table that disk does not have, copied. */
 struct table_capture {
@@ -205,8 +208,10 @@ static int frees_advance(struct qcow2 *q)
 	int ret = 0;
 
 	for (int round = 0; round < 2 && ret == 0; round++) {
-		if (q->grace.n && qcow2_epoch_drained(q))
+		if (q->grace.n && qcow2_epoch_drained(q)) {
 			ret = qcow2_free_apply(q, &q->grace);
+			q->frees_done++;
+		}
 		if (!q->grace.n && q->stable.n && qcow2_epoch_drained(q)) {
 			qcow2_epoch_flip(q);
 			free_list_move(&q->grace, &q->stable);
@@ -272,6 +277,33 @@ int qcow2_commit_held(struct qcow2 *q)
 {
 	assert(task_mutex_held(&q->commit_lock));
 	return commit_locked(q, false);
+}
+
+static bool frees_wait(const struct qcow2 *q)
+{
+	return q->freed_hint || q->stable.n || q->grace.n;
+}
+
+/* They are to be had when they are stable, and the requests that may see them have ended: others than
+ * this one, which may take a moment. */
+int qcow2_commit_frees(struct qcow2 *q)
+{
+	bool wait = true, came = false;
+	uint64_t before;
+	int ret = 0;
+
+	for (unsigned i = 0; i < FREES_NAPS && wait && !came && ret == 0; i++) {
+		if (i)
+			task_sleep_ns(FREES_NAP_NS);
+		task_lock(&q->commit_lock);
+		before = q->frees_done;
+		if (frees_wait(q))
+			ret = commit_locked(q, q->lazy_refcounts);
+		came = q->frees_done != before;
+		wait = frees_wait(q);
+		task_unlock(&q->commit_lock);
+	}
+	return ret ? ret : came;
 }
 
 static bool pressed(struct qcow2 *q)

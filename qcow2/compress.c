@@ -345,7 +345,7 @@ int qcow2_read_compressed(struct qcow2 *q, const struct qcow2_run *run, uint8_t 
 	x.in = in = buf_alloc(x.in_bytes);
 	if (!in)
 		return -ENOMEM;
-	ret = blk_pread(q->file, run->host, in, x.in_bytes);
+	ret = qcow2_meta_read(q, run->host, in, x.in_bytes); /* zeros behind the end */
 	if (ret == 0)
 		ret = (int)worker_call(WORKER_CPU, inflate_run, &x);
 	buf_free(in);

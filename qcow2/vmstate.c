@@ -75,12 +75,15 @@ int qcow2_vm_state_write(
 	uint64_t at;
 	int ret = locate(q, offset, bytes, &at);
 
-	if (ret == 0)
-		ret = change_begin(q, at + bytes, &epoch);
 	if (ret < 0)
 		return ret;
-	ret = qcow2_write_guest(q, at, bytes, iov, niov);
-	qcow2_leave(q, epoch);
+	do {
+		ret = change_begin(q, at + bytes, &epoch);
+		if (ret < 0)
+			return ret;
+		ret = qcow2_write_guest(q, at, bytes, iov, niov);
+		qcow2_leave(q, epoch);
+	} while (ret == -ENOSPC && qcow2_commit_frees(q) > 0);
 	return ret;
 }
 

@@ -491,11 +491,13 @@ int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct i
 		return qcow2_write_compressed(q, offset, bytes, iov, niov);
 	if (q->encrypted && !q->cipher)
 		return -EACCES;
-	ret = qcow2_change_begin(q, &epoch);
-	if (ret < 0)
-		return ret;
-	ret = qcow2_write_guest(q, offset, bytes, iov, niov);
-	qcow2_leave(q, epoch);
+	do {
+		ret = qcow2_change_begin(q, &epoch);
+		if (ret < 0)
+			return ret;
+		ret = qcow2_write_guest(q, offset, bytes, iov, niov);
+		qcow2_leave(q, epoch);
+	} while (ret == -ENOSPC && qcow2_commit_frees(q) > 0);
 	return ret;
 }
 

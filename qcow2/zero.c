@@ -246,12 +246,15 @@ int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 {
 	struct qcow2 *q = b->state;
 	unsigned epoch;
-	int ret = qcow2_change_begin(q, &epoch);
+	int ret;
 
-	if (ret < 0)
-		return ret;
-	ret = qcow2_zero_held(q, offset, offset + bytes, flags);
-	qcow2_leave(q, epoch);
+	do {
+		ret = qcow2_change_begin(q, &epoch);
+		if (ret < 0)
+			return ret;
+		ret = qcow2_zero_held(q, offset, offset + bytes, flags);
+		qcow2_leave(q, epoch);
+	} while (ret == -ENOSPC && qcow2_commit_frees(q) > 0);
 	return ret;
 }
 

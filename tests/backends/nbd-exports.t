@@ -101,6 +101,25 @@ ok "and the image is sound" byre-img check -q $there
 ok "with what was written" byre-io -r -f qcow2 -c 'read -q -P 1 0 1M' -c 'read -q -P 3 2M 1M' $there
 stop
 
+# An export of a file that ends where the last compressed cluster does.
+seq 1 1000000 | head -c 1M >text.raw
+ok "packed" byre-img convert -c -f raw -O qcow2 text.raw packed.qcow2
+ok "to the byte" test $(($(stat -c %s packed.qcow2) % 512)) -ne 0
+kit -r file packed.qcow2
+ok "an image that ends within a sector" byre-img compare -q -f raw -F qcow2 text.raw $there
+stop
+
+# One that has no room for all of it twice.
+kit memory 4M
+ok "an image for a small export" byre-img create -q -f qcow2 $there 3M
+ok "what was given up is to be had again, without a flush" byre-io -d unmap -f qcow2 -c 'write -q -P 1 0 3M' \
+	-c 'discard -q 0 3M' -c 'write -q -P 2 0 3M' -c 'discard -q 1M 1M' -c 'aio_write -q -P 3 1M 512k' \
+	-c 'aio_write -q -P 4 1536k 512k' -c aio_flush $there
+ok "and is what was written" byre-io -r -f qcow2 -c 'read -q -P 2 0 1M' -c 'read -q -P 3 1M 512k' \
+	-c 'read -q -P 4 1536k 512k' -c 'read -q -P 2 2M 1M' $there
+ok "and sound" byre-img check -q -f qcow2 $there
+stop
+
 kit --filter=delay file nbd.img rdelay=1 wdelay=1
 began=$(date +%s%N)
 for i in $(seq 0 15); do echo "aio_write -q -P $i $((20 + i))M 4k"; done >commands
