@@ -40,6 +40,7 @@ static int fill_header(struct qcow2 *q, struct blk *b, const struct qcow2_params
 		b->backing_name = strdup(p->backing);
 	if (p->backing_format)
 		b->backing_format = strdup(p->backing_format);
+	q->is_new = true;
 	q->overlap.off = true; /* there is nothing yet that could be hurt */
 	return (p->data_file && !q->data_file_name) || (p->backing && !b->backing_name) ||
 			       (p->backing_format && !b->backing_format)

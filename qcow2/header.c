@@ -495,10 +495,18 @@ static void build_feature_names(struct builder *w)
 	build_ext(w, QCOW2_EXT_FEATURE_NAMES, names, sizeof(names));
 }
 
+/* Those that mean nothing to us, names of features or others. */
+static void build_kept(const struct qcow2 *q, struct builder *w, bool names)
+{
+	for (size_t i = 0; i < q->n_exts; i++)
+		if ((q->exts[i].type == QCOW2_EXT_FEATURE_NAMES) == names)
+			build_ext(w, q->exts[i].type, q->exts[i].data, q->exts[i].bytes);
+}
+
+/* As the image has it. What a write does not change stays where it is, also when another program made
+ * the image (the peer, in this order): a crash may leave any of its sectors as they were. */
 static void build_extensions(struct qcow2 *q, struct builder *w)
 {
-	bool names = false;
-
 	if (q->b->backing_name && q->b->backing_format)
 		build_ext(w, QCOW2_EXT_BACKING_FORMAT, q->b->backing_format,
 			strlen(q->b->backing_format));
@@ -511,15 +519,13 @@ static void build_extensions(struct qcow2 *q, struct builder *w)
 
 		build_ext(w, QCOW2_EXT_CRYPTO, &x, sizeof(x));
 	}
+	/* 512-byte clusters have no room for them beside a backing name. */
+	if (q->is_new && q->version >= 3 && q->cluster_bytes > 1024)
+		build_feature_names(w);
+	build_kept(q, w, true);
 	if (q->has_bitmaps_ext)
 		build_ext(w, QCOW2_EXT_BITMAPS, &q->bitmaps_ext, sizeof(q->bitmaps_ext));
-	for (size_t i = 0; i < q->n_exts; i++) {
-		names |= q->exts[i].type == QCOW2_EXT_FEATURE_NAMES;
-		build_ext(w, q->exts[i].type, q->exts[i].data, q->exts[i].bytes);
-	}
-	/* 512-byte clusters have no room for them beside a backing name. */
-	if (q->version >= 3 && !names && q->cluster_bytes > 1024)
-		build_feature_names(w);
+	build_kept(q, w, false);
 	build_ext(w, QCOW2_EXT_END, NULL, 0);
 }
 

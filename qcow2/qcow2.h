@@ -192,6 +192,7 @@ struct qcow2 {
 	uint64_t luks_offset, luks_bytes;
 	struct qcow2_ext_bitmaps bitmaps_ext;
 	bool has_bitmaps_ext;
+	bool is_new; /* its header is being made */
 	enum qcow2_crypt crypt_method;
 	_Atomic bool write_prepared; /* qcow2_prepare_write has run */
 	_Atomic bool corrupt;	     /* found so: no further writes */
