@@ -267,18 +267,10 @@ static bool mostly_holes(struct qcow2 *q)
 	       used >= line;
 }
 
-int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out)
+static void describe(struct qcow2 *q, const struct qcow2_run *run, struct blk_extent *out)
 {
-	struct qcow2 *q = b->state;
-	struct qcow2_run run;
-	unsigned epoch = qcow2_enter(q);
-	int ret = q->loaded ? qcow2_map(q, offset, bytes, &run) : -EIO;
-
-	qcow2_leave(q, epoch);
-	if (ret < 0)
-		return ret;
-	out->bytes = run.bytes;
-	switch (run.type) {
+	out->bytes = run->bytes;
+	switch (run->type) {
 	case QCOW2_UNALLOCATED:
 		out->flags = 0;
 		break;
@@ -293,13 +285,13 @@ int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_exte
 		out->flags = BLK_EXT_DATA | BLK_EXT_ALLOCATED;
 		break;
 	}
-	if (!q->encrypted && (run.type == QCOW2_NORMAL || run.type == QCOW2_ZERO_ALLOC ||
-				     run.reserved)) {
+	if (!q->encrypted && (run->type == QCOW2_NORMAL ||
+				     run->type == QCOW2_ZERO_ALLOC || run->reserved)) {
 		out->flags |= BLK_EXT_HOST;
-		out->host_offset = run.host;
+		out->host_offset = run->host;
 		out->host = q->data;
 	}
-	if (run.type == QCOW2_NORMAL && (out->flags & BLK_EXT_HOST)) {
+	if (run->type == QCOW2_NORMAL && (out->flags & BLK_EXT_HOST)) {
 		if (!q->holes_known) {
 			q->holes = mostly_holes(q);
 			q->holes_known = true;
@@ -307,5 +299,17 @@ int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_exte
 		if (q->holes)
 			out->flags |= BLK_EXT_RECURSE;
 	}
-	return 0;
+}
+
+int qcow2_extent(struct blk *b, uint64_t offset, uint64_t bytes, struct blk_extent *out)
+{
+	struct qcow2 *q = b->state;
+	struct qcow2_run run;
+	unsigned epoch = qcow2_enter(q);
+	int ret = q->loaded ? qcow2_map(q, offset, bytes, &run) : -EIO;
+
+	if (ret == 0)
+		describe(q, &run, out);
+	qcow2_leave(q, epoch);
+	return ret;
 }

@@ -470,11 +470,13 @@ int qcow2_change_begin(struct qcow2 *q, unsigned *epoch)
 		*epoch = qcow2_enter(q);
 		if (q->corrupt || !q->loaded)
 			ret = -EIO;
-		else if (q->write_prepared)
+		else if (!q->header_stale)
+			ret = qcow2_prepare_write(q);
+		if (ret == 0 && q->write_prepared)
 			return 0;
 		qcow2_leave(q, *epoch);
-		if (ret == 0)
-			ret = qcow2_prepare_write(q);
+		if (ret == 0) /* not in an epoch */
+			ret = qcow2_commit(q);
 		if (ret < 0)
 			return ret;
 	}

@@ -282,8 +282,6 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	int ret;
 
 	offset = round_up(offset, q->cluster_bytes);
-	if (end != blk_size(b))
-		end = round_down(end, q->cluster_bytes);
 	/* A discard is a hint. Without a zero flag the backing file would shine through. */
 	if (offset >= end || (q->version < 3 && (b->backing_name || b->backing)))
 		return 0;
@@ -298,8 +296,11 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 		.leave_missing = !b->backing_name && !b->backing};
 	ret = qcow2_change_begin(q, &epoch);
 	if (ret == 0) {
-		ret = wipe_range(w, offset, end - offset);
-		if (ret == 0 && q->external_data)
+		if (end != blk_size(b)) /* which is certain in an epoch only */
+			end = round_down(end, q->cluster_bytes);
+		if (offset < end)
+			ret = wipe_range(w, offset, end - offset);
+		if (ret == 0 && offset < end && q->external_data)
 			ret = blk_discard(q->data, offset, end - offset);
 		qcow2_leave(q, epoch);
 	}
