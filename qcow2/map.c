@@ -120,6 +120,16 @@ static bool entry_valid(const struct qcow2 *q, struct qcow2_entry e)
 	return !q->extl2 || (!(alloc & zero) && (!alloc || has_host(q, e)));
 }
 
+/* In a data file clusters lie where the guest has them; the i-th from the offset on. */
+static bool is_in_place(
+	const struct qcow2 *q, struct qcow2_entry e, uint64_t offset, uint32_t i)
+{
+	uint64_t cluster = (qcow2_cluster_of(q, offset) + i) << q->cluster_bits;
+
+	return !q->external_data || !has_host(q, e) ||
+	       (e.desc & QCOW2_OFFSET_MASK) == cluster;
+}
+
 static void run_compressed(
 	const struct qcow2 *q, struct qcow2_entry e, struct qcow2_run *out)
 {
@@ -221,11 +231,10 @@ static int check_host(struct qcow2 *q, uint64_t offset, const struct qcow2_run *
 			"compressed cluster of guest offset 0x%" PRIx64 " at 0x%" PRIx64
 			" lies outside the file",
 			offset, run->host);
-	if (run->type == QCOW2_NORMAL && q->external_data && run->host != offset &&
-		q->external_raw)
+	if (run->type == QCOW2_NORMAL && q->external_data && run->host != offset)
 		return qcow2_set_corrupt(q,
 			"guest offset 0x%" PRIx64 " maps to 0x%" PRIx64
-			" in a raw data file",
+			" in the data file",
 			offset, run->host);
 	return 0;
 }
@@ -282,7 +291,8 @@ int qcow2_entries_read(
 		return ret;
 	for (uint32_t i = 0; i < n && ret == 0; i++) {
 		out[i] = entry_load(q, s->data, p.index + i);
-		ret = entry_valid(q, out[i]) ? 0 : -EIO;
+		if (!entry_valid(q, out[i]) || !is_in_place(q, out[i], offset, i))
+			ret = -EIO;
 	}
 	slice_unlock(q, s, pinned);
 	if (ret < 0)
