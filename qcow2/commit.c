@@ -286,24 +286,22 @@ static bool frees_wait(const struct qcow2 *q)
 
 /* They are to be had when they are stable, and the requests that may see them have ended: others than
  * this one, which may take a moment. */
-int qcow2_commit_frees(struct qcow2 *q)
+int qcow2_commit_frees(struct qcow2 *q, uint64_t before)
 {
-	bool wait = true, came = false;
-	uint64_t before;
+	bool wait = true;
 	int ret = 0;
 
-	for (unsigned i = 0; i < FREES_NAPS && wait && !came && ret == 0; i++) {
+	for (unsigned i = 0; i < FREES_NAPS && wait && ret == 0; i++) {
 		if (i)
 			task_sleep_ns(FREES_NAP_NS);
 		task_lock(&q->commit_lock);
-		before = q->frees_done;
-		if (frees_wait(q))
-			ret = commit_locked(q, q->lazy_refcounts);
-		came = q->frees_done != before;
-		wait = frees_wait(q);
+		if (q->frees_done == before && !q->corrupt)
+			ret = q->freed_hint ? commit_locked(q, q->lazy_refcounts)
+					    : frees_advance(q); /* the rest is stable */
+		wait = q->frees_done == before && frees_wait(q);
 		task_unlock(&q->commit_lock);
 	}
-	return ret ? ret : came;
+	return ret ? ret : q->frees_done != before;
 }
 
 static bool pressed(struct qcow2 *q)

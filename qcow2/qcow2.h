@@ -225,7 +225,7 @@ struct qcow2 {
 	_Atomic size_t freed_hint;     /* entries of freed, for a look without the lock */
 	struct qcow2_free_list stable; /* dropped on disk: wait for the next period to begin */
 	struct qcow2_free_list grace;  /* wait for the requests of the period before */
-	uint64_t frees_done;	       /* how often some were; under commit_lock */
+	_Atomic uint64_t frees_done;   /* how often some were; changed under commit_lock */
 
 	struct qcow2_cache l2_cache, ref_cache;
 	struct qcow2_overlap overlap;
@@ -402,9 +402,10 @@ void qcow2_refcount_store(uint8_t *block, unsigned order, uint64_t i, uint64_t v
 int qcow2_commit(struct qcow2 *q);
 /* The same for who holds commit_lock; counts are written even if lazy. */
 int qcow2_commit_held(struct qcow2 *q);
-/* Where there is no room: waits for what was freed and is not to be had yet, shortly. 1: there is more
+/* For who found no room: waits for what was freed and is not to be had yet, shortly. `before` is
+ * frees_done from before the attempt: what came since counts, whoever saw to it. 1: there is more
  * room now, 0: there is not; -errno. Not from inside an epoch. */
-int qcow2_commit_frees(struct qcow2 *q);
+int qcow2_commit_frees(struct qcow2 *q, uint64_t before);
 /* Commits where too much is dirty or waiting to be freed; call before entering an epoch. */
 int qcow2_commit_if_pressed(struct qcow2 *q);
 /* For close and exclusive operations (no request in flight): commits until nothing is dirty

@@ -71,19 +71,20 @@ int qcow2_vm_state_write(
 {
 	struct qcow2 *q = b->state;
 	size_t bytes = iov_bytes(iov, niov);
+	uint64_t at, before;
 	unsigned epoch;
-	uint64_t at;
 	int ret = locate(q, offset, bytes, &at);
 
 	if (ret < 0)
 		return ret;
 	do {
+		before = q->frees_done;
 		ret = change_begin(q, at + bytes, &epoch);
 		if (ret < 0)
 			return ret;
 		ret = qcow2_write_guest(q, at, bytes, iov, niov);
 		qcow2_leave(q, epoch);
-	} while (ret == -ENOSPC && qcow2_commit_frees(q) > 0);
+	} while (ret == -ENOSPC && qcow2_commit_frees(q, before) > 0);
 	return ret;
 }
 

@@ -486,6 +486,7 @@ int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct i
 	int niov, unsigned flags)
 {
 	struct qcow2 *q = b->state;
+	uint64_t before;
 	unsigned epoch;
 	int ret;
 
@@ -494,12 +495,13 @@ int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct i
 	if (q->encrypted && !q->cipher)
 		return -EACCES;
 	do {
+		before = q->frees_done;
 		ret = qcow2_change_begin(q, &epoch);
 		if (ret < 0)
 			return ret;
 		ret = qcow2_write_guest(q, offset, bytes, iov, niov);
 		qcow2_leave(q, epoch);
-	} while (ret == -ENOSPC && qcow2_commit_frees(q) > 0);
+	} while (ret == -ENOSPC && qcow2_commit_frees(q, before) > 0);
 	return ret;
 }
 

@@ -245,16 +245,18 @@ int qcow2_zero_held(struct qcow2 *q, uint64_t offset, uint64_t end, unsigned fla
 int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 {
 	struct qcow2 *q = b->state;
+	uint64_t before;
 	unsigned epoch;
 	int ret;
 
 	do {
+		before = q->frees_done;
 		ret = qcow2_change_begin(q, &epoch);
 		if (ret < 0)
 			return ret;
 		ret = qcow2_zero_held(q, offset, offset + bytes, flags);
 		qcow2_leave(q, epoch);
-	} while (ret == -ENOSPC && qcow2_commit_frees(q) > 0);
+	} while (ret == -ENOSPC && qcow2_commit_frees(q, before) > 0);
 	return ret;
 }
 
@@ -273,10 +275,26 @@ static int discard_raw(struct qcow2 *q, uint64_t offset, uint64_t bytes)
 	return ret;
 }
 
+/* In an epoch, where the disk's end is certain. */
+static int discard_held(struct wipe *w, uint64_t offset, uint64_t end)
+{
+	struct qcow2 *q = w->q;
+	int ret;
+
+	if (end != blk_size(q->b))
+		end = round_down(end, q->cluster_bytes);
+	if (offset >= end)
+		return 0;
+	ret = wipe_range(w, offset, end - offset);
+	if (ret == 0 && q->external_data)
+		ret = blk_discard(q->data, offset, end - offset);
+	return ret;
+}
+
 int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 {
 	struct qcow2 *q = b->state;
-	uint64_t end = offset + bytes;
+	uint64_t end = offset + bytes, before;
 	struct wipe *w;
 	unsigned epoch;
 	int ret;
@@ -294,16 +312,14 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 	*w = (struct wipe){.q = q,
 		.unallocated = q->version < 3,
 		.leave_missing = !b->backing_name && !b->backing};
-	ret = qcow2_change_begin(q, &epoch);
-	if (ret == 0) {
-		if (end != blk_size(b)) /* which is certain in an epoch only */
-			end = round_down(end, q->cluster_bytes);
-		if (offset < end)
-			ret = wipe_range(w, offset, end - offset);
-		if (ret == 0 && offset < end && q->external_data)
-			ret = blk_discard(q->data, offset, end - offset);
+	do {
+		before = q->frees_done;
+		ret = qcow2_change_begin(q, &epoch);
+		if (ret < 0)
+			break;
+		ret = discard_held(w, offset, end);
 		qcow2_leave(q, epoch);
-	}
+	} while (ret == -ENOSPC && qcow2_commit_frees(q, before) > 0);
 	free(w);
 	return ret;
 }

@@ -110,7 +110,7 @@ ok "an image that ends within a sector" byre-img compare -q -f raw -F qcow2 text
 stop
 
 # One that has no room for all of it twice.
-kit memory 4M
+kit memory 3456k
 ok "an image for a small export" byre-img create -q -f qcow2 $there 3M
 ok "what was given up is to be had again, without a flush" byre-io -d unmap -f qcow2 -c 'write -q -P 1 0 3M' \
 	-c 'discard -q 0 3M' -c 'write -q -P 2 0 3M' -c 'discard -q 1M 1M' -c 'aio_write -q -P 3 1M 512k' \
