@@ -364,7 +364,9 @@ static void end_others(struct ahci_port *p)
 		pthread_mutex_lock(&p->a->lock);
 	}
 	p->failed = failed;
-	p->held = 0; /* nor are they made again */
+	/* Nor are they made again; those from before a stop were taken over, and out of CI. */
+	p->held = 0;
+	p->todo &= p->ci;
 }
 
 /* A control FIS: SRST set begins a reset, cleared ends it (ATA8-AST). */

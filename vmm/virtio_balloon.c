@@ -287,7 +287,8 @@ static void balloon_state(struct virtio_device *d, struct state *s, unsigned ver
 	if (state_loading(s))
 		pages = le32_load(d->config + CONFIG_PAGES);
 	if (!state_check(s, pages <= memory_bytes(&d->vm->memory) >> PAGE_SHIFT,
-		    "it asks for more memory than there is"))
+		    "it asks for more memory than there is") ||
+		!state_loading(s))
 		return;
 	b->pages = pages;
 }
