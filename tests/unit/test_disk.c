@@ -42,7 +42,8 @@ static int read_some(void)
  * wait behind themselves. */
 static void a_turn_that_was_not_used_is_given_back(void **state)
 {
-	const struct disk_limits slow = {.iops = {2}, .bps = {0, 8192}};
+	const struct disk_limits slow = {.iops = {1}, .bps = {0, 64}}; /* a minute each */
+	const struct disk_limits none = {.iops = {0}};
 	uint64_t now;
 
 	(void)state;
@@ -53,8 +54,9 @@ static void a_turn_that_was_not_used_is_given_back(void **state)
 	for (unsigned i = 0; i < 100; i++)
 		assert_int_equal(read_some(), -ECANCELED);
 	now = clock_ns();
-	assert_true(b.disk->next_iops_ns[0] <= now + 500000000);
-	assert_true(b.disk->next_bps_ns[1] <= now + 500000000);
+	assert_true(b.disk->next_iops_ns[0] <= now + 1000000000);
+	assert_true(b.disk->next_bps_ns[1] <= now + 64000000000);
+	disk_set_limits(b.disk, &none);
 	board_start(&b);
 	assert_int_equal(read_some(), 0);
 	board_stop(&b);
