@@ -231,7 +231,7 @@ static int look_ahead(const char *filename, const struct qcow2_params *p, struct
 {
 	const void *secret;
 	size_t bytes;
-	char *path;
+	char *path, *backing = NULL;
 	int ret = p->luks ? secret_find(p->secret, &secret, &bytes, err) : 0;
 
 	if (ret < 0 || !p->data_file)
@@ -242,6 +242,12 @@ static int look_ahead(const char *filename, const struct qcow2_params *p, struct
 	if (is_same_file(path, filename))
 		ret = err_set(err, EINVAL, "The data file '%s' is the image itself",
 			p->data_file);
+	else if (p->backing &&
+		 blk_resolve_name(filename, p->backing, true, &backing, NULL) == 0 &&
+		 is_same_file(path, backing))
+		ret = err_set(err, EINVAL, "The data file '%s' is the backing file",
+			p->data_file);
+	free(backing);
 	free(path);
 	return ret;
 }

@@ -333,6 +333,11 @@ static int check_compression(
 		return err_set(err, ENOTSUP,
 			"%s: Compression not supported for this file format ('%s')",
 			target_name(c), target->format->name);
+	if (opts_peek(c->opts, "encrypt.format") || opts_peek(c->opts, "data_file"))
+		return err_set(err, ENOTSUP,
+			"%s: Compression and %s not supported at the same time",
+			target_name(c),
+			opts_peek(c->opts, "data_file") ? "a data file" : "encryption");
 	if (prealloc && strcmp(prealloc, "off"))
 		return err_set(err, ENOTSUP,
 			"%s: Compression and preallocation not supported at the same "
@@ -376,11 +381,29 @@ static void keep_keys(const char *key, const char *value, void *arg)
 		opts_set(arg, key, value);
 }
 
+/* Neither the image nor its data file, which is made anew, too. */
+static int check_places(const struct convert *c)
+{
+	const char *data_file = opts_peek(c->opts, "data_file");
+	char *path = img_local_path(target_name(c)), *name = NULL;
+	int ret = check_not_a_source(c, path);
+
+	free(path);
+	if (ret || !data_file)
+		return ret;
+	if (blk_resolve_name(target_name(c), data_file, true, &name, NULL))
+		return 0; /* which making it will say */
+	path = img_local_path(name);
+	ret = check_not_a_source(c, path);
+	free(path);
+	free(name);
+	return ret;
+}
+
 /* Everything about the new image that can be wrong without touching it. */
 static int check_target(struct convert *c, struct img_target *target)
 {
 	struct err err = ERR_INIT;
-	char *path;
 	int ret;
 
 	ret = img_target_find(format_of(c), target_name(c), target, &err);
@@ -396,10 +419,7 @@ static int check_target(struct convert *c, struct img_target *target)
 		tool_report(NULL, &err);
 		return ret;
 	}
-	path = img_local_path(target_name(c));
-	ret = check_not_a_source(c, path);
-	free(path);
-	return ret;
+	return check_places(c);
 }
 
 /* A regular file that we replace is ours to remove. */
@@ -457,6 +477,16 @@ static int open_target(struct convert *c)
 		(c->dst->data_file &&
 			check_not_a_source(c, blk_filename(c->dst->data_file)) < 0))
 		return -EINVAL;
+	if (c->compress && !(c->dst->caps & BLK_CAP_COMPRESS)) {
+		tool_error("%s: Compression not supported for this file format ('%s')",
+			blk_filename(c->dst), blk_driver_name(c->dst));
+		return -ENOTSUP;
+	}
+	if (c->no_create && c->backing && !blk_backing(c->dst)) {
+		tool_error("%s: it has no backing file, which -B says",
+			blk_filename(c->dst));
+		return -EINVAL;
+	}
 	if (c->target_zero && blk_backing(c->dst)) {
 		tool_error("Cannot use --target-is-zero when the destination image has a "
 			   "backing "

@@ -40,7 +40,7 @@ refused_alike "no such snapshot" convert -l nosuch -O qcow2 disk.raw new
 refused_alike "an option for broken bitmaps alone" convert --skip-broken-bitmaps disk.raw new
 refused_alike "an unknown letter" convert -s disk.raw new
 refused_alike "a folder that is not there" convert disk.raw no/new
-for arguments in '-c' '-O qcow2 -o foo=bar' '-O qcow2 -o cluster_size=3k' '-t foo' '-B disk.raw -F raw'; do
+for arguments in '-c' '-c -O qcow2 -o data_file=d' '-c -O qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s' '-O qcow2 -o foo=bar' '-O qcow2 -o cluster_size=3k' '-t foo' '-B disk.raw -F raw'; do
 	# shellcheck disable=SC2086 # arguments
 	not_ok "over an existing file: $arguments" byre-img convert -f raw $arguments disk.raw old
 	is "$(cat old)" precious "the file is as it was: $arguments"
@@ -49,6 +49,19 @@ cp disk.raw copy.raw
 not_ok "onto itself" byre-img convert -f raw -O raw copy.raw copy.raw
 not_ok "onto itself by another name" byre-img convert -U -f raw -O qcow2 copy.raw ./copy.raw
 same copy.raw disk.raw "onto itself: the file is as it was"
+
+not_ok "into itself as data file" byre-img convert -f raw -O qcow2 -o data_file=copy.raw,data_file_raw=on copy.raw new.qcow2
+same copy.raw disk.raw "into itself as data file: the file is as it was"
+ok "into itself as data file: nothing is made" test ! -e new.qcow2
+
+# What cannot be compressed is left alone: zeros are not even read.
+byre-img create -q -f raw empty.raw 8M
+for source in disk.raw empty.raw; do
+	not_ok "compressed into raw, from $source" byre-img convert -n -c -f raw -O raw $source copy.raw
+	same copy.raw disk.raw "compressed into raw, from $source: the file is as it was"
+done
+not_ok "-B without a backing file" byre-img convert -n -f raw -O raw -B empty.raw -F raw disk.raw copy.raw
+same copy.raw disk.raw "-B without a backing file: the file is as it was"
 
 # Nor onto what a source is read through: the peer is kept off by its locks.
 byre-img create -q -f qcow2 -b copy.raw -F raw top.qcow2

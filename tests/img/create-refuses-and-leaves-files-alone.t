@@ -75,6 +75,7 @@ cp base.raw kept.raw
 for name in ./base.raw link.raw; do
 	not_ok "itself as backing file: $name" byre-img create -q -f qcow2 -b $name -F raw base.raw
 	not_ok "itself as backing file, unopened: $name" byre-img create -q -f qcow2 -u -b $name -F raw base.raw 1M
+	not_ok "its data file as backing file: $name" byre-img create -q -f qcow2 -b $name -F raw -o data_file=base.raw new.qcow2
 done
 not_ok "below its backing file" byre-img create -q -f qcow2 -b mid.qcow2 -F qcow2 base.raw
 same base.raw kept.raw "a backing file is as it was"
