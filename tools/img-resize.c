@@ -10,6 +10,7 @@
 
 #include "base/math.h"
 #include "base/size.h"
+#include "block/driver.h"
 #include "tools/img.h"
 
 static const char help[] =
@@ -97,6 +98,17 @@ static int failed(const struct blk *b, const struct err *err)
 	return -err->code;
 }
 
+/* A device under a format may be larger than what is in it; one that is the disk itself is as large
+ * as it is. */
+static bool is_device(const struct blk *b)
+{
+	const struct blk *file = blk_file(b);
+	const char *driver = blk_driver_name(b);
+
+	return file && !(file->caps & BLK_CAP_GROW) &&
+	       (!strcmp(driver, "raw") || !strcmp(driver, "luks"));
+}
+
 static int resize(const struct resize *r, struct blk *b)
 {
 	struct err err = ERR_INIT;
@@ -119,6 +131,10 @@ static int resize(const struct resize *r, struct blk *b)
 			blk_filename(b), total);
 		return -EINVAL;
 	}
+	if (total < size && is_device(b)) {
+		err_set(&err, ENOTSUP, "Cannot resize device files");
+		return failed(b, &err);
+	}
 	return blk_resize(b, total, r->prealloc, &err) < 0 ? failed(b, &err) : 0;
 }
 
@@ -133,13 +149,15 @@ static int parse(struct resize *r, int c)
 	return img_common_option(&r->common, c);
 }
 
-/* "-20M" is a size, not options: it is taken out before getopt sees it. Returns it. */
+/* "-20M" or "-.5M" is a size, not options: it is taken out before getopt sees it. Returns it. */
 static char *take_negative_size(int *argc, char **argv)
 {
 	for (int i = 1; i < *argc && strcmp(argv[i], "--"); i++) {
 		char *arg = argv[i];
 
-		if (arg[0] != '-' || !isdigit((unsigned char)arg[1]))
+		const char *digits = arg[0] == '-' ? arg + 1 : "";
+
+		if (!isdigit((unsigned char)digits[*digits == '.']))
 			continue;
 		memmove(&argv[i], &argv[i + 1], (size_t)(*argc - i) * sizeof(*argv));
 		(*argc)--;

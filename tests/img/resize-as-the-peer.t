@@ -62,4 +62,7 @@ refused_alike "preallocated metadata in raw" resize -f raw --preallocation=metad
 refused_alike "no such file" resize nothere 1M
 ok "none of it changed the disk" byre-img compare -F raw a.qcow2 disk.raw
 is "$(byre-img resize a.qcow2 11M)" "Image resized." "says so"
+byre-img create -q -f raw half.raw 2M
+ok "down by a fraction" byre-img resize -q -f raw --shrink half.raw -.5M
+is "$(stat -c %s half.raw)" 1572864 "down by a fraction: half a MiB less"
 done_testing
