@@ -6,6 +6,7 @@
  * This file finds the command and runs it as the first task of a loop; each command is a
  * file of its own (img-COMMAND.c).
  */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -141,6 +142,7 @@ int main(int argc, char **argv)
 	int ret;
 
 	tool_set_name(argv[0], "byre-img", "qemu-img");
+	signal(SIGPIPE, SIG_IGN); /* a repair goes on when nobody reads any more */
 	if (argc > 0)
 		argv[0] = (char *)tool_name;
 	ret = standard_options(argc, argv);

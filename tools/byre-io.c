@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -304,6 +305,7 @@ int main(int argc, char **argv)
 	int c, status = -1;
 
 	tool_set_name(argc ? argv[0] : NULL, "byre-io", "qemu-io");
+	signal(SIGPIPE, SIG_IGN); /* commands go on when nobody reads any more */
 	s.commands = calloc((size_t)argc + 1, sizeof(*s.commands));
 	if (!s.commands) {
 		tool_error("out of memory");

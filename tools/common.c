@@ -358,8 +358,6 @@ static void handle_signals(const struct sigaction *sa)
 
 void tool_catch_signals(void)
 {
-	/* Nobody who reads our progress decides what becomes of the work. */
-	signal(SIGPIPE, SIG_IGN);
 	handle_signals(&(const struct sigaction){
 		.sa_handler = on_stop,
 		.sa_flags = (int)SA_RESETHAND | SA_RESTART,
@@ -417,7 +415,8 @@ int tool_check_stdout(void)
 	if (code || !ferror(stdout))
 		return -code;
 	code = errno ? errno : EIO;
-	tool_error("standard output: %s", strerror(code));
+	if (code != EPIPE) /* whoever read has seen enough */
+		tool_error("standard output: %s", strerror(code));
 	return -code;
 }
 

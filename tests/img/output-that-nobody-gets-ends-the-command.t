@@ -42,4 +42,17 @@ for command in info "info --backing-chain --output=json" "snapshot -l" check "me
 	exits 1 "$command" full byre-img $command a.qcow2
 	told "$command"
 done
+
+# But not what is to be done.
+byre-io -c 'write -q 0 64k' a.qcow2
+byre-img snapshot -d one a.qcow2
+python3 - a.qcow2 <<'PY'
+import struct, sys
+with open(sys.argv[1], "r+b") as f:
+    f.seek(struct.unpack(">Q", f.read(48)[40:48])[0])
+    f.write(bytes(8))
+PY
+exits 3 "clusters leak" byre-img check a.qcow2
+{ sleep 1; byre-img check -r leaks a.qcow2 2>&1; } | true
+ok "a repair that nobody reads of" byre-img check a.qcow2
 done_testing
