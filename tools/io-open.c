@@ -82,6 +82,19 @@ static char *overlay_create(struct blk *b, struct err *err)
 	return path;
 }
 
+/* Options in a name; it has been opened by it. */
+static void merge_json(struct opts *opts, const char *name)
+{
+	struct opts *o;
+
+	if (!name || strncmp(name, "json:", 5))
+		return;
+	o = opts_new();
+	if (opts_parse_json(o, name + 5, NULL) == 0)
+		opts_merge(opts, o, "backing.");
+	opts_free(o);
+}
+
 static struct blk *open_snapshot(const struct io_source *s, struct err *err)
 {
 	unsigned base_flags = s->flags & ~(unsigned)BLK_O_RDWR;
@@ -102,6 +115,7 @@ static struct blk *open_snapshot(const struct io_source *s, struct err *err)
 	/* Options the base needs, such as its passphrase; the overlay names the file. */
 	if (s->opts)
 		opts_merge(opts, s->opts, "backing.");
+	merge_json(opts, s->name);
 	if (s->flags & BLK_O_SHARE)
 		opts_set(opts, "backing.force-share", "on");
 	b = blk_open(NULL, opts,
