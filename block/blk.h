@@ -34,7 +34,7 @@ struct blk_driver;
 #define BLK_SECTOR 512u
 /* The largest request a caller may make in one call; also the largest disk size is 2^63-1. */
 #define BLK_MAX_REQUEST (1u << 30)
-#define BLK_MAX_SIZE	((uint64_t)INT64_MAX - BLK_MAX_REQUEST)
+#define BLK_MAX_SIZE	((uint64_t)INT64_MAX - (BLK_MAX_REQUEST - 1)) /* whole GiB */
 /* Nodes from an image down its backing files. */
 #define BLK_MAX_CHAIN 200
 
