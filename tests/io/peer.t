@@ -107,6 +107,7 @@ alike "options: native aio" "$both" -n -i native -c length t.qcow2
 alike "options: image options" "$both" --image-opts driver=qcow2,file.filename=t.qcow2 -c length
 alike "options: image options and a format" "$both" --image-opts -f qcow2 driver=qcow2,file.filename=t.qcow2
 alike "options: an image as JSON" "$both" 'json:{"driver":"qcow2","file":{"driver":"file","filename":"t.qcow2"}}' -c length
+alike "options: a part of an image as JSON, -s" "$both" -s 'json:{"driver":"raw","offset":65536,"size":65536,"file":{"driver":"file","filename":"t.qcow2"}}' -c 'read -v 0 16'
 alike "options: no such image" "" -c length nofile
 alike "options: no such format" "$both" -f nonsense -c length t.raw
 alike "options: another format" "$both" -f qcow2 -c length t.raw
