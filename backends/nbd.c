@@ -247,8 +247,7 @@ static int connect_one(struct nbd *n, struct nbd_handle **out, struct err *err)
 		nbd_add_meta_context(h, n->context) < 0 ||
 		(n->certificates && nbd_set_tls_certificates(h, n->certificates) < 0) ||
 		(n->psk_file && nbd_set_tls_psk_file(h, n->psk_file) < 0) ||
-		(n->username && nbd_set_tls_username(h, n->username) < 0) ||
-		nbd_set_pread_initialize(h, false) < 0)
+		(n->username && nbd_set_tls_username(h, n->username) < 0))
 		ret = failed(n, "cannot connect", err);
 	if (ret == 0)
 		ret = shake_hands(n, h, err);
@@ -427,6 +426,7 @@ static int node_connect(struct blk *b, struct err *err)
 struct command {
 	struct waiter done;
 	int error; /* errno, 0: done */
+	bool reads;
 	/* Of a block status. */
 	const struct nbd *n;
 	uint64_t offset, bytes;
@@ -437,10 +437,11 @@ struct command {
 static int completed(void *arg, int *error)
 {
 	struct command *c = arg;
+	bool asked_for = c->reads; /* judge_read() */
 
 	c->error = *error;
 	waiter_wake(&c->done);
-	return 1; /* libnbd forgets it */
+	return !asked_for; /* libnbd forgets it */
 }
 
 #define COMPLETED(c) ((nbd_completion_callback){.callback = completed, .user_data = (c)})
@@ -453,6 +454,14 @@ static struct connection *least_busy(struct nbd *n)
 		if (n->c[i].in_flight < best->in_flight)
 			best = &n->c[i];
 	return best;
+}
+
+/* Whether the server sent data at all is what libnbd looks at when it is asked, and only then. What did
+ * not come of them is zeros. */
+static void judge_read(struct connection *x, struct command *c, int64_t cookie)
+{
+	if (nbd_aio_command_completed(x->h, (uint64_t)cookie) < 0 && !c->error)
+		c->error = nbd_get_errno() ? nbd_get_errno() : EIO;
 }
 
 /* The end of a command that was started on x. */
@@ -469,6 +478,8 @@ static int finish(struct connection *x, struct command *c, int64_t cookie)
 	x->in_flight++;
 	remote_push(&x->remote);
 	waiter_wait(&c->done);
+	if (c->reads)
+		judge_read(x, c, cookie);
 	x->in_flight--;
 	if (!c->error)
 		return 0;
@@ -495,7 +506,7 @@ static int issue_read(struct blk *b, void *arg)
 	struct nbd *n = nbd_of(b);
 	void *flat = t->niov == 1 ? t->iov->iov_base : buf_alloc(t->bytes);
 	struct connection *x = least_busy(n);
-	struct command c = {.error = 0};
+	struct command c = {.reads = true};
 	int ret = flat ? 0 : -ENOMEM;
 
 	waiter_init(&c.done);
