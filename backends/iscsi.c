@@ -755,7 +755,8 @@ struct request {
 
 static struct scsi_task *send_capacity(
 	struct iscsi *s, const struct request *r, struct command *c);
-static void look_at_attention(struct blk *b, const struct scsi_task *task);
+static void look_at_attention(
+	struct blk *b, const struct request *r, const struct scsi_task *task);
 
 static int run(struct blk *b, const struct request *r)
 {
@@ -780,8 +781,8 @@ static int run(struct blk *b, const struct request *r)
 			ret = -EIO;
 		if (ret == 0 && r->receive)
 			ret = r->receive(s, task, r);
-		if (ret == AGAIN && r->send != send_capacity) /* it asks for that */
-			look_at_attention(b, task);
+		if (ret == AGAIN)
+			look_at_attention(b, r, task);
 		if (ret == AGAIN && task->sense.key != SCSI_SENSE_UNIT_ATTENTION) {
 			task_sleep_ns(wait_ns);
 			wait_ns *= 2;
@@ -892,7 +893,8 @@ static int issue_capacity(struct blk *b, void *arg)
 /* Said before the next command, which has not been done: the LUN was made larger; another has
  * taken the reservation away, and may have given it up again, so that the target itself
  * would not refuse what comes. */
-static void look_at_attention(struct blk *b, const struct scsi_task *task)
+static void look_at_attention(
+	struct blk *b, const struct request *r, const struct scsi_task *task)
 {
 	struct iscsi *s = iscsi_of(b);
 	uint64_t bytes;
@@ -901,7 +903,7 @@ static void look_at_attention(struct blk *b, const struct scsi_task *task)
 		return;
 	switch (task->sense.ascq) {
 	case SCSI_SENSE_ASCQ_CAPACITY_DATA_HAS_CHANGED:
-		if (issue_capacity(b, &bytes) == 0)
+		if (r->send != send_capacity && issue_capacity(b, &bytes) == 0)
 			blk_set_size(b, bytes);
 		break;
 	case ATTENTION_RESERVATION_PREEMPTED:
@@ -993,7 +995,11 @@ static int issue_flush(struct blk *b)
 
 static int node_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 {
-	return session_zero(&iscsi_of(b)->session, offset, bytes, flags);
+	unsigned others = flags & ~(unsigned)BLK_FUA;
+	int ret = session_zero(&iscsi_of(b)->session, offset, bytes, others);
+
+	/* WRITE SAME has no such bit. */
+	return ret == 0 && (flags & BLK_FUA) ? node_flush(b) : ret;
 }
 
 static int issue_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
