@@ -9,6 +9,7 @@
  * Where an answer has come others have often come too: a pump serves up to BURST of them before it
  * lets tasks run, so that these are woken, and ask for more, many at a time.
  */
+#include <fcntl.h>
 #include <poll.h>
 #include <stddef.h>
 #include <sys/socket.h>
@@ -196,6 +197,8 @@ void remote_forget_unsent(int fd)
 	struct linger linger = {.l_onoff = 1, .l_linger = 0};
 
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	/* A child that has it, too, would keep it open: a hook, a script of a network. */
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
 void remote_cut(int fd)

@@ -66,7 +66,7 @@ void remote_answer(struct remote_wait *w);
 /* The connection is dead: nobody waits any longer. */
 void remote_abandon(struct remote *r);
 /* What is sent on this socket and not delivered is forgotten when it is closed: it must not
- * arrive after the connection was given up. */
+ * arrive after the connection was given up, nor be kept by a child. */
 void remote_forget_unsent(int fd);
 /* Breaks a connection: the library finds its socket ended. */
 void remote_cut(int fd);
