@@ -283,13 +283,13 @@ int qcow2_pack(struct blk *b, uint64_t offset, uint64_t bytes, const struct iove
 int qcow2_write_packed(struct blk *b, struct blk_packed *w)
 {
 	struct qcow2 *q = b->state;
-	unsigned epoch;
-	int ret = qcow2_change_begin(q, &epoch);
+	struct qcow2_change c;
+	int ret = qcow2_change_begin(q, &c);
 
 	if (ret < 0)
 		return ret;
-	ret = store_all(w);
-	qcow2_leave(q, epoch);
+	ret = store_all(w); /* not made again: what it has stored would be stored anew */
+	qcow2_leave(q, c.epoch);
 	return ret;
 }
 

@@ -499,9 +499,16 @@ void qcow2_part_free(struct qcow2_part *p);
  * of snapshots lies. */
 int qcow2_read_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 	int niov);
+struct qcow2_change {
+	unsigned epoch;
+	uint64_t frees_before; /* of qcow2_commit_frees */
+};
 /* What every change of guest data begins with: the image is fit and prepared for it, not too
  * much is waiting to be committed, and the request is in an epoch. */
-int qcow2_change_begin(struct qcow2 *q, unsigned *epoch);
+int qcow2_change_begin(struct qcow2 *q, struct qcow2_change *c);
+/* Leaves the epoch. True: the change came to nothing for want of room, of which there is more now,
+ * and is to be begun and made again. */
+bool qcow2_change_again(struct qcow2 *q, const struct qcow2_change *c, int ret);
 /* Writes guest data; after qcow2_change_begin. */
 int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 	int niov);

@@ -52,14 +52,14 @@ static int cover(struct qcow2 *q, uint64_t end)
 }
 
 /* As qcow2_change_begin, with an L1 that reaches to end. */
-static int change_begin(struct qcow2 *q, uint64_t end, unsigned *epoch)
+static int change_begin(struct qcow2 *q, uint64_t end, struct qcow2_change *c)
 {
 	for (;;) {
-		int ret = qcow2_change_begin(q, epoch);
+		int ret = qcow2_change_begin(q, c);
 
 		if (ret < 0 || is_covered(q, end))
 			return ret;
-		qcow2_leave(q, *epoch);
+		qcow2_leave(q, c->epoch);
 		ret = cover(q, end);
 		if (ret < 0)
 			return ret;
@@ -71,20 +71,18 @@ int qcow2_vm_state_write(
 {
 	struct qcow2 *q = b->state;
 	size_t bytes = iov_bytes(iov, niov);
-	uint64_t at, before;
-	unsigned epoch;
+	struct qcow2_change c;
+	uint64_t at;
 	int ret = locate(q, offset, bytes, &at);
 
 	if (ret < 0)
 		return ret;
 	do {
-		before = q->frees_done;
-		ret = change_begin(q, at + bytes, &epoch);
+		ret = change_begin(q, at + bytes, &c);
 		if (ret < 0)
 			return ret;
 		ret = qcow2_write_guest(q, at, bytes, iov, niov);
-		qcow2_leave(q, epoch);
-	} while (ret == -ENOSPC && qcow2_commit_frees(q, before) > 0);
+	} while (qcow2_change_again(q, &c, ret));
 	return ret;
 }
 

@@ -460,21 +460,22 @@ int qcow2_write_guest(struct qcow2 *q, uint64_t offset, uint64_t bytes,
 /* What the image is fit for is known inside an epoch only: while an exclusive operation runs
  * its tables may be gone for a moment, and it may leave the image clean, and so not prepared
  * for writing any more. */
-int qcow2_change_begin(struct qcow2 *q, unsigned *epoch)
+int qcow2_change_begin(struct qcow2 *q, struct qcow2_change *c)
 {
+	c->frees_before = q->frees_done;
 	for (;;) {
 		int ret = q->loaded && !q->corrupt ? qcow2_commit_if_pressed(q) : 0;
 
 		if (ret < 0)
 			return ret;
-		*epoch = qcow2_enter(q);
+		c->epoch = qcow2_enter(q);
 		if (q->corrupt || !q->loaded)
 			ret = -EIO;
 		else if (!q->header_stale)
 			ret = qcow2_prepare_write(q);
 		if (ret == 0 && q->write_prepared)
 			return 0;
-		qcow2_leave(q, *epoch);
+		qcow2_leave(q, c->epoch);
 		if (ret == 0) /* not in an epoch */
 			ret = qcow2_commit(q);
 		if (ret < 0)
@@ -482,12 +483,17 @@ int qcow2_change_begin(struct qcow2 *q, unsigned *epoch)
 	}
 }
 
+bool qcow2_change_again(struct qcow2 *q, const struct qcow2_change *c, int ret)
+{
+	qcow2_leave(q, c->epoch);
+	return ret == -ENOSPC && qcow2_commit_frees(q, c->frees_before) > 0;
+}
+
 int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct iovec *iov,
 	int niov, unsigned flags)
 {
 	struct qcow2 *q = b->state;
-	uint64_t before;
-	unsigned epoch;
+	struct qcow2_change c;
 	int ret;
 
 	if (flags & BLK_COMPRESSED)
@@ -495,13 +501,11 @@ int qcow2_pwritev(struct blk *b, uint64_t offset, uint64_t bytes, const struct i
 	if (q->encrypted && !q->cipher)
 		return -EACCES;
 	do {
-		before = q->frees_done;
-		ret = qcow2_change_begin(q, &epoch);
+		ret = qcow2_change_begin(q, &c);
 		if (ret < 0)
 			return ret;
 		ret = qcow2_write_guest(q, offset, bytes, iov, niov);
-		qcow2_leave(q, epoch);
-	} while (ret == -ENOSPC && qcow2_commit_frees(q, before) > 0);
+	} while (qcow2_change_again(q, &c, ret));
 	return ret;
 }
 

@@ -245,18 +245,15 @@ int qcow2_zero_held(struct qcow2 *q, uint64_t offset, uint64_t end, unsigned fla
 int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 {
 	struct qcow2 *q = b->state;
-	uint64_t before;
-	unsigned epoch;
+	struct qcow2_change c;
 	int ret;
 
 	do {
-		before = q->frees_done;
-		ret = qcow2_change_begin(q, &epoch);
+		ret = qcow2_change_begin(q, &c);
 		if (ret < 0)
 			return ret;
 		ret = qcow2_zero_held(q, offset, offset + bytes, flags);
-		qcow2_leave(q, epoch);
-	} while (ret == -ENOSPC && qcow2_commit_frees(q, before) > 0);
+	} while (qcow2_change_again(q, &c, ret));
 	return ret;
 }
 
@@ -265,13 +262,13 @@ int qcow2_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
 /* A change of the disk like any other, though no entry changes. */
 static int discard_raw(struct qcow2 *q, uint64_t offset, uint64_t bytes)
 {
-	unsigned epoch;
-	int ret = qcow2_change_begin(q, &epoch);
+	struct qcow2_change c;
+	int ret = qcow2_change_begin(q, &c);
 
 	if (ret < 0)
 		return ret;
 	ret = blk_discard(q->data, offset, bytes);
-	qcow2_leave(q, epoch);
+	qcow2_leave(q, c.epoch);
 	return ret;
 }
 
@@ -294,9 +291,9 @@ static int discard_held(struct wipe *w, uint64_t offset, uint64_t end)
 int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 {
 	struct qcow2 *q = b->state;
-	uint64_t end = offset + bytes, before;
+	uint64_t end = offset + bytes;
+	struct qcow2_change c;
 	struct wipe *w;
-	unsigned epoch;
 	int ret;
 
 	offset = round_up(offset, q->cluster_bytes);
@@ -313,13 +310,11 @@ int qcow2_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 		.unallocated = q->version < 3,
 		.leave_missing = !b->backing_name && !b->backing};
 	do {
-		before = q->frees_done;
-		ret = qcow2_change_begin(q, &epoch);
+		ret = qcow2_change_begin(q, &c);
 		if (ret < 0)
 			break;
 		ret = discard_held(w, offset, end);
-		qcow2_leave(q, epoch);
-	} while (ret == -ENOSPC && qcow2_commit_frees(q, before) > 0);
+	} while (qcow2_change_again(q, &c, ret));
 	free(w);
 	return ret;
 }
