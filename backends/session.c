@@ -21,7 +21,7 @@ struct session_request {
 	struct session *s;
 	int (*issue)(struct blk *b, void *arg);
 	void *arg;
-	uint64_t since_ns; /* of the attempt under way */
+	uint64_t begun_ns, since_ns; /* the first attempt, the one under way */
 	struct session_request *older, *newer;
 };
 
@@ -139,6 +139,15 @@ static bool tell_of_loss(struct session *s)
 	return untold;
 }
 
+/* A connection that breaks each time this is asked for is no better than none: other requests
+ * shall not be cut off with it for ever. */
+static bool is_hopeless(const struct session_request *r)
+{
+	const struct session *s = r->s;
+
+	return clock_ns() - r->begun_ns > s->reconnect_ns + 2 * s->timeout_ns;
+}
+
 /* On the home loop. */
 static int attempt(void *arg)
 {
@@ -148,6 +157,7 @@ static int attempt(void *arg)
 
 	if (tell_of_loss(s))
 		return SESSION_LOST;
+	r->begun_ns = clock_ns();
 	do {
 		ret = wait_up(s);
 		if (ret) {
@@ -159,7 +169,7 @@ static int attempt(void *arg)
 		leave(r);
 		if (ret == SESSION_LOST)
 			lost(s);
-	} while (ret == SESSION_LOST);
+	} while (ret == SESSION_LOST && !is_hopeless(r));
 	return ret;
 }
 
@@ -423,6 +433,8 @@ static void come_back(void *arg)
 	while (s->oldest)
 		wait_change(s);
 	disconnect(s, false);
+	if (s->down_since_ns - s->up_since_ns < SECOND_NS)
+		back_off(s, FIRST_BACKOFF);
 	while (!s->closing && !reconnect(s)) {
 		if (is_overdue(s))
 			changed(s); /* who waits gives up */
@@ -431,6 +443,7 @@ static void come_back(void *arg)
 	}
 	s->returning = false;
 	s->up = !s->closing;
+	s->up_since_ns = clock_ns();
 	changed(s);
 }
 

@@ -21,7 +21,8 @@
  *    the socket then must not arrive later, over data written since: sockets are closed
  *    so that the kernel forgets what it has not sent (SO_LINGER of 0).
  * 4. Requests wait for a lost connection at most reconnect_ns, then end with SESSION_LOST
- *    (-ENOLINK to whoever made them); trying goes on until the node is closed.
+ *    (-ENOLINK to whoever made them); trying goes on until the node is closed. So does one
+ *    whose every attempt breaks the connection, after reconnect_ns and two times timeout_ns.
  * 5. One of several paths to the same disk (BLK_O_PATH) waits for nothing and keeps nothing:
  *    what it repeated later could undo what another path has written since. Each loss is told
  *    to one request at least (SESSION_LOST), before any goes over another connection.
@@ -71,7 +72,7 @@ struct session {
 	int flush_ret;	  /* of the last that ended */
 	bool doubtful;	/* a flush failed: what was acknowledged before is written again */
 	int sync_error; /* a write that could not be repeated: answers every flush for good */
-	uint64_t down_since_ns;
+	uint64_t up_since_ns, down_since_ns;
 	struct session_request *oldest, *newest; /* in flight */
 	struct task_mutex lock; /* under it conditions are waited for */
 	struct task_cond changed;

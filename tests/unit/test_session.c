@@ -31,6 +31,7 @@ static struct server {
 	atomic_uint slow_ms;   /* a flush takes so long */
 	unsigned
 		refused_offset; /* writes here fail when they are repeated; DISK_BYTES: none */
+	bool breaks;            /* writes there break the connection, too, each time */
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static int serve_anew(void **state)
@@ -42,6 +43,7 @@ static int serve_anew(void **state)
 	server.loses = false;
 	server.slow_ms = 0;
 	server.refused_offset = DISK_BYTES;
+	server.breaks = false;
 	return 0;
 }
 
@@ -97,6 +99,8 @@ static int fake_write(
 	(void)flags;
 	pthread_mutex_lock(&server.lock);
 	ret = is_lost();
+	if (ret == 0 && server.breaks && offset == server.refused_offset)
+		ret = SESSION_LOST;
 	if (ret == 0 && server.connections > 1 && offset == server.refused_offset)
 		ret = -EIO;
 	if (ret == 0)
@@ -296,6 +300,24 @@ static void one_that_is_refused_costs_no_other(void **state)
 	blk_close(b);
 }
 
+/* Where each try breaks the connection, the end is an error, and of that one alone. */
+static void what_breaks_every_connection_ends(void **state)
+{
+	struct blk *b = node_open(
+		"driver=fake,filename=x,reconnect-delay=1,timeout=1", BLK_O_RDWR);
+	uint8_t byte = 8;
+
+	(void)state;
+	node_fill(b, 0, 4096, 7);
+	server.refused_offset = 4096;
+	server.breaks = true;
+	assert_int_equal(blk_pwrite(b, 4096, &byte, 1, 0), SESSION_LOST);
+	assert_true(server.connections > 2 && server.connections < 200);
+	assert_int_equal(blk_flush(b), 0);
+	assert_true(is_stable(7));
+	assert_int_equal(blk_close(b), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -303,6 +325,7 @@ int main(void)
 		cmocka_unit_test_setup(of_two_flushes_the_second_is_no_lie, serve_anew),
 		cmocka_unit_test_setup(flushes_that_wait_are_one, serve_anew),
 		cmocka_unit_test_setup(one_that_is_refused_costs_no_other, serve_anew),
+		cmocka_unit_test_setup(what_breaks_every_connection_ends, serve_anew),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
