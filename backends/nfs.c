@@ -34,6 +34,7 @@
 
 #define TRANSFER_MAX    (1 * MiB)
 #define WRITE_LEAST     512
+#define LATER_NS        100000000
 #define CONNECT_MS      10000 /* an answer to one of the blocking calls */
 #define PATH_CONNECT_MS 4000  /* where there may be another path */
 #define SYN_COUNT                                                                        \
@@ -272,16 +273,42 @@ static struct call *call_new(struct nfs *n, const struct call *like)
 	return c;
 }
 
-/* What of a request of version 3 failed libnfs 4 tells in words only:
- * "NFS: Write failed with NFS3ERR_NOSPC(-28)". */
-static int errno_in_words(struct nfs_context *ctx)
+static bool names_one_of(const char *why, const char *const *names)
 {
-	const char *why = nfs_get_error(ctx);
-	const char *name = why ? strstr(why, "NFS3ERR_") : NULL;
+	while (*names && !strstr(why, *names))
+		names++;
+	return *names;
+}
+
+/* "NFS: Write failed with NFS3ERR_NOSPC(-28)". */
+static int errno_in_words(const char *why)
+{
+	const char *name = strstr(why, "NFS3ERR_");
 	const char *number = name ? strchr(name, '(') : NULL;
 	long code = number ? strtol(number + 1, NULL, 10) : 0;
 
-	return code < 0 && code > -4096 ? (int)code : -EIO;
+	return code < 0 && code > -4096 && code != -ERANGE ? (int)code : -EIO;
+}
+
+/* libnfs has no errno for many codes (-EFAULT, -ERANGE), and tells in words what it was. A
+ * server that no longer knows the client, or that it has the file open, is connected to anew
+ * (RFC 7530, 9.6.2 and 9.6.3); one that will answer later is asked again later. */
+static int judge(struct nfs_context *ctx, int ret)
+{
+	static const char *const forgotten[] = {"NFS4ERR_EXPIRED", "NFS4ERR_BAD_STATEID",
+		"NFS4ERR_STALE_STATEID", "NFS4ERR_OLD_STATEID", "NFS4ERR_STALE_CLIENTID",
+		"NFS4ERR_ADMIN_REVOKED", NULL};
+	static const char *const later[] = {
+		"NFS3ERR_JUKEBOX", "NFS4ERR_DELAY", "NFS4ERR_GRACE", NULL};
+	const char *why = nfs_get_error(ctx);
+
+	if (why && names_one_of(why, forgotten))
+		return SESSION_LOST;
+	if (why && names_one_of(why, later))
+		return -EAGAIN;
+	if (ret == -EFAULT || ret == -ERANGE)
+		return why ? errno_in_words(why) : -EIO;
+	return ret;
 }
 
 static void called(int ret, struct nfs_context *ctx, void *data, void *arg)
@@ -292,7 +319,7 @@ static void called(int ret, struct nfs_context *ctx, void *data, void *arg)
 		free(c);
 		return;
 	}
-	c->ret = ret == -EFAULT ? errno_in_words(ctx) : ret;
+	c->ret = ret < 0 ? judge(ctx, ret) : ret;
 	if (ret > 0 && c->iov)
 		iov_from_buf(c->iov, c->niov, 0, data, MIN((size_t)ret, c->room));
 	if (ret == 0 && c->st)
@@ -319,7 +346,7 @@ static int finish(struct nfs *n, struct call *c, int started)
 }
 
 /* Makes one call with a struct call as given, and waits for it. */
-#define CALL(n, like, function, ...)                                                     \
+#define CALL_ONCE(n, like, function, ...)                                                \
 	({                                                                               \
 		struct call *call_c = (n)->dead ? NULL : call_new(n, &(like));           \
 		int call_ret = (n)->dead ? SESSION_LOST : -ENOMEM;                       \
@@ -327,6 +354,15 @@ static int finish(struct nfs *n, struct call *c, int started)
 			call_ret = finish(n, call_c,                                     \
 				function((n)->ctx, __VA_ARGS__, called, call_c));        \
 		call_ret;                                                                \
+	})
+
+/* The same until the server has time for it, or the session for no more of that. */
+#define CALL(...)                                                                        \
+	({                                                                               \
+		int call_made;                                                           \
+		while ((call_made = CALL_ONCE(__VA_ARGS__)) == -EAGAIN)                  \
+			task_sleep_ns(LATER_NS);                                         \
+		call_made;                                                               \
 	})
 
 static void node_disconnect(struct blk *b, bool clean)
@@ -462,6 +498,18 @@ static int issue_flush(struct blk *b)
 	return CALL(nfs_of(b), c, nfs_fsync_async, nfs_of(b)->fh);
 }
 
+/* A server of version 4 forgets a client that has been silent for a lease, and with it that the
+ * file is open (RFC 7530, 9.5); reading renews it, libnfs does not. One of version 3 does
+ * not mind. */
+static int issue_renewal(struct blk *b)
+{
+	uint8_t byte;
+	const struct iovec iov = {&byte, 1};
+	struct call c = {.iov = &iov, .niov = 1, .room = 1};
+
+	return CALL(nfs_of(b), c, nfs_pread_async, nfs_of(b)->fh, 0, 1);
+}
+
 static int node_flush(struct blk *b)
 {
 	return session_flush(&nfs_of(b)->session);
@@ -517,6 +565,7 @@ static const struct session_ops session_ops = {
 	.cut = node_cut,
 	.write = issue_write,
 	.flush = issue_flush,
+	.renew = issue_renewal,
 };
 
 static int node_close(struct blk *b)

@@ -16,6 +16,7 @@
 #define FIRST_BACKOFF   (SECOND_NS / 20)
 #define LONGEST_BACKOFF (2 * SECOND_NS)
 #define SLICE_NS        (SECOND_NS / 10)
+#define RENEW_NS        (2 * SECOND_NS)
 
 struct session_request {
 	struct session *s;
@@ -178,6 +179,35 @@ int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void 
 	struct session_request r = {.s = s, .issue = issue, .arg = arg};
 
 	return remote_call(s->home, attempt, &r);
+}
+
+/* ---- a sign of life --------------------------------------------------------------- */
+
+/* It is nobody's request: whom a loss has to be told, learns it from another. */
+static void renew(void *arg)
+{
+	struct session *s = arg;
+	struct session_request r = {.s = s};
+	int ret = 0;
+
+	if (s->up && !s->closing) {
+		enter(&r);
+		ret = s->ops->renew(s->b);
+		leave(&r);
+	}
+	if (ret == SESSION_LOST)
+		lost(s);
+	s->renewing = false;
+	changed(s);
+}
+
+static void renew_in_time(struct session *s)
+{
+	if (!s->ops->renew || !s->up || s->renewing || s->closing ||
+		clock_ns() - s->renewed_ns < RENEW_NS)
+		return;
+	s->renewed_ns = clock_ns();
+	s->renewing = task_spawn(NULL, renew, s) == 0;
 }
 
 /* ---- changes, kept until they are flushed ---------------------------------------- */
@@ -463,6 +493,7 @@ void session_tick(struct session *s)
 	}
 	if (!s->up && s->connected)
 		start_coming_back(s);
+	renew_in_time(s);
 }
 
 /* ---- open and close -------------------------------------------------------------- */
@@ -505,7 +536,7 @@ static int close_home(void *arg)
 
 	s->closing = true;
 	changed(s);
-	while (s->returning || s->flushing)
+	while (s->returning || s->flushing || s->renewing)
 		wait_change(s);
 	assert(!s->oldest);
 	/* A server that has no answer to a goodbye is cut off like any other. */

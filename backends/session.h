@@ -50,6 +50,9 @@ struct session_ops {
 		unsigned flags);
 	int (*zero)(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags);
 	int (*flush)(struct blk *b);
+	/* Shows the server that the client is there, with one request. Every two seconds. May be
+	 * missing: the server does not forget. */
+	int (*renew)(struct blk *b);
 };
 
 struct session_request;
@@ -65,6 +68,8 @@ struct session {
 	bool up, closing, connected;
 	bool untold;	/* of several paths one: nobody has been told yet that it was lost */
 	bool returning; /* the task that connects again is under way */
+	bool renewing;
+	uint64_t renewed_ns;
 	bool flushing;	/* one that nobody asked for is under way */
 	int behind_error; /* what came of it, to be told once */
 	bool in_flush;	  /* one of any kind is */

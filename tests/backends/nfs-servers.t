@@ -88,4 +88,29 @@ for version in 3 4; do
 	like "$(cat io.out io.err)" "write failed\|severed" "$v: another file after a restart: an error"
 	rm -f export/*.img
 done
+
+# A client that is silent for longer than a lease (six seconds here, looked at every few) is
+# forgotten by a server of version 4. One that has nothing to do is not silent; one that was
+# stopped opens its file again.
+of () { echo "nfs://127.0.0.1/exp/$1.img?version=4"; }
+for which in idle stopped; do
+	byre-img create -q -f raw export/$which.img 16M
+	rm -f io.out go
+	(echo 'write -q -P 1 0 64k'; wait_for_go; echo 'write -q -P 2 64k 64k'; echo flush; echo 'read -q -P 1 0 64k') |
+		byre-io -f raw "$(of $which)" >io.out 2>io.err &
+	client=$!
+	wait_for under_way 1
+	[ $which = idle ] || kill -STOP $client
+	sleep 16
+	[ $which = idle ] || kill -CONT $client
+	touch go
+	wait $client
+	is "$?:$(sed 's/byre-io> //g' io.out | grep -v '^$')" 0: "$which for longer than a lease: nobody sees it"
+	byre-io -r -f raw -c 'read -q -P 1 0 64k' -c 'read -q -P 2 64k 64k' export/$which.img >io.out
+	ok "$which for longer than a lease: all is there" test ! -s io.out
+	case $which in
+	idle) is "$(cat io.err)" '' "idle: one connection" ;;
+	stopped) like "$(cat io.err)" "connected again" "stopped: another connection" ;;
+	esac
+done
 done_testing
