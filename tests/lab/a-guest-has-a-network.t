@@ -32,6 +32,8 @@ echo "got $(md5sum </tmp/got)"
 nc -w 30 10.9.0.1 7001 </tmp/got
 echo "gave $?"
 END
+# listens_on PORT: somebody does.
+listens_on () { cat /proc/net/tcp /proc/net/tcp6 | grep -q ":$(printf %04X "$1") 0*:0000 0A"; }
 # tap NAME QUEUES [MORE [OPTION...]]; while it runs the command $meanwhile is.
 meanwhile=:
 tap () {
@@ -42,6 +44,8 @@ tap () {
 	giver=$!
 	timeout 500 busybox nc -l -p 7001 <&9 >received &
 	taker=$!
+	ok "$tap_name: somebody listens" within 60 listens_on 7000
+	ok "$tap_name: and takes" within 60 listens_on 7001
 	start "$tap_name" --net "tap,ifname=tap$tap_queues,mac=52:54:00:00:00:17,queues=$tap_queues$tap_more" "$@"
 	$meanwhile
 	ended
