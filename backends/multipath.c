@@ -374,7 +374,7 @@ static int mp_close(struct blk *b)
 		free(m->lane[i].name);
 	}
 	unflushed_free(&m->kept);
-	mp_forget_doubts(m, true);
+	doubts_forget(&m->doubts, true);
 	free(m->identity);
 	return 0;
 }
@@ -447,8 +447,11 @@ static int mp_resize(
 	struct multipath *m = mp_of(b);
 	struct err why = ERR_INIT;
 	struct resizing w = {.prealloc = prealloc, .err = &why};
-	struct mp_request r = {
-		.issue = issue_resize, .bytes = bytes, .out = &w, .changes = true};
+	struct mp_request r = {.issue = issue_resize,
+		.bytes = bytes,
+		.out = &w,
+		.changes = true,
+		.resizes = true};
 	int ret = mp_flush(b);
 
 	if (ret == 0)

@@ -7,6 +7,7 @@
 #ifndef BYRE_BACKENDS_MULTIPATH_H
 #define BYRE_BACKENDS_MULTIPATH_H
 
+#include "backends/doubts.h"
 #include "backends/paths.h"
 #include "backends/unflushed.h"
 #include "base/task.h"
@@ -27,14 +28,6 @@ struct lane {
 	bool tried, took_changes; /* since the last flush */
 	struct err err;           /* of the first attempt to open */
 	int error;                /* for which it was lost */
-};
-
-/* A change that may still land. One that was repeated from the copies may land over another
- * copy, too; any other only over what is written later. */
-struct doubt {
-	uint64_t offset, bytes, until_ns;
-	bool repeated;
-	struct doubt *next;
 };
 
 struct multipath {
@@ -60,8 +53,7 @@ struct multipath {
 	char *identity;
 	bool knows_size;
 	struct unflushed kept;
-	struct doubt *doubts;
-	struct doubt last_resort; /* for want of memory, all of the disk; bytes 0: unused */
+	struct doubts doubts;
 	unsigned open_flags;	  /* of lanes */
 	bool reserved;		  /* by one lane or more */
 	bool passes;		  /* a guest reserves it, not the node */
@@ -87,6 +79,7 @@ struct mp_request {
 	unsigned flags;
 	void *out; /* the caller's, for issue */
 	bool changes, keeps;
+	bool resizes; /* to `bytes`, whatever lies behind */
 };
 
 /* Runs it over one path or another until it is answered. */
@@ -114,8 +107,6 @@ void mp_note_paths(struct multipath *m);
 void mp_start_recovering(struct multipath *m);
 /* No request begins until all that is kept was written again. */
 void mp_recover(struct multipath *m);
-/* Those that have passed; `all`: every one. */
-void mp_forget_doubts(struct multipath *m, bool all);
 /* Nothing is written by this node any more. */
 void mp_refuse(struct multipath *m);
 /* The last thing such a task does. */

@@ -284,9 +284,9 @@ void mp_tick(void *arg)
 	task_lock(&m->lock);
 	while (!m->closing) {
 		mp_start_recovering(m);
-		if (m->opening || m->no_path_since_ns || m->doubts)
+		if (m->opening || m->no_path_since_ns || m->doubts.head)
 			task_cond_broadcast(&m->changed);
-		mp_forget_doubts(m, false);
+		doubts_forget(&m->doubts, false);
 		task_unlock(&m->lock);
 		rest(m, TICK_NS);
 		task_lock(&m->lock);

@@ -103,80 +103,26 @@ static bool is_overdue(const struct multipath *m)
 /* ---- doubts; the lock is held ---------------------------------------------------- */
 
 #define FENCED_NS (2 * SECOND_NS)
+#define ALL_BYTES UINT64_MAX
 
-void mp_forget_doubts(struct multipath *m, bool all)
+/* A new size that comes late takes what has been written behind it. */
+static void doubt(struct multipath *m, const struct mp_request *r)
 {
-	struct doubt **link = &m->doubts;
+	uint64_t offset = r->resizes ? r->bytes : r->offset;
 
-	while (*link) {
-		struct doubt *d = *link;
-
-		if (!all && d->until_ns > clock_ns()) {
-			link = &d->next;
-			continue;
-		}
-		*link = d->next;
-		if (d == &m->last_resort)
-			d->bytes = 0;
-		else
-			free(d);
-	}
+	doubts_add(&m->doubts, offset, r->resizes ? ALL_BYTES - offset : r->bytes, false,
+		m->doubt_ns);
 }
 
-/* The disk's commands were ended. What a target had received and not begun it begins within
- * moments, now that it answers. */
-static void shorten_doubts(struct multipath *m)
+static bool is_in_doubt(struct multipath *m, const struct mp_request *r)
 {
-	uint64_t until_ns = clock_ns() + FENCED_NS;
-
-	for (struct doubt *d = m->doubts; d; d = d->next)
-		d->until_ns = MIN(d->until_ns, until_ns);
+	return r->resizes ? doubts_overlap(&m->doubts, 0, ALL_BYTES)
+			  : doubts_overlap(&m->doubts, r->offset, r->bytes);
 }
 
-static bool is_in_doubt(const struct multipath *m, uint64_t offset, uint64_t bytes)
+static void wait_doubt(struct multipath *m, const struct mp_request *r)
 {
-	for (const struct doubt *d = m->doubts; d; d = d->next)
-		if (ranges_overlap(offset, bytes, d->offset, d->bytes))
-			return true;
-	return false;
-}
-
-static bool is_copy_in_doubt(const struct multipath *m)
-{
-	for (const struct doubt *d = m->doubts; d; d = d->next)
-		if (d->repeated)
-			return true;
-	return false;
-}
-
-static void link_doubt(struct multipath *m, struct doubt *d, const struct doubt *what)
-{
-	*d = *what;
-	d->until_ns = clock_ns() + m->doubt_ns;
-	d->next = m->doubts;
-	m->doubts = d;
-}
-
-static void add_doubt(struct multipath *m, uint64_t offset, uint64_t bytes, bool repeated)
-{
-	struct doubt what = {.offset = offset, .bytes = bytes, .repeated = repeated};
-	struct doubt *d = malloc(sizeof(*d)), *all = &m->last_resort;
-
-	if (d) {
-		link_doubt(m, d, &what);
-		return;
-	}
-	what = (struct doubt){.bytes = UINT64_MAX, .repeated = true};
-	if (all->bytes)
-		all->until_ns = clock_ns() + m->doubt_ns;
-	else
-		link_doubt(m, all, &what);
-}
-
-static void wait_doubt(struct multipath *m, uint64_t offset, uint64_t bytes)
-{
-	mp_forget_doubts(m, false);
-	while (!m->closing && is_in_doubt(m, offset, bytes))
+	while (!m->closing && is_in_doubt(m, r))
 		task_cond_wait(&m->changed, &m->lock); /* for a tick */
 }
 
@@ -280,7 +226,7 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 	int ret;
 
 	if (r->changes)
-		wait_doubt(m, r->offset, r->bytes);
+		wait_doubt(m, r);
 	if (r->changes && m->refused)
 		return m->refused;
 	for (;;) {
@@ -300,7 +246,7 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 		if (!mp_is_path_error(ret))
 			break;
 		if (r->changes && !is_answer(ret))
-			add_doubt(m, r->offset, r->bytes, false);
+			doubt(m, r);
 		mp_lose(l, PATH_FAILED, ret, began_ns);
 	}
 	if (ret == 0)
@@ -494,12 +440,12 @@ static int fence(struct multipath *m, struct lane *l)
 	return ret;
 }
 
-/* A copy that may yet land must not do so over another. */
+/* A copy that may yet land must not do so over another. What a target had received and not begun when
+ * it was fenced, it begins within moments, now that it answers. */
 static void wait_copies(struct multipath *m)
 {
 	task_lock(&m->lock);
-	mp_forget_doubts(m, false);
-	while (!m->closing && is_copy_in_doubt(m))
+	while (!m->closing && doubts_of_copies(&m->doubts))
 		task_cond_wait(&m->changed, &m->lock);
 	task_unlock(&m->lock);
 }
@@ -515,7 +461,7 @@ static void restore(struct multipath *m, struct restoring *r)
 			return;
 		if (r->ret == 0) {
 			task_lock(&m->lock);
-			shorten_doubts(m);
+			doubts_shorten(&m->doubts, FENCED_NS);
 			task_unlock(&m->lock);
 		}
 	}
@@ -570,7 +516,8 @@ static bool judge_restoring(struct multipath *m, const struct restoring *r)
 	m->repeated_bytes += r->bytes;
 	if (mp_is_path_error(r->ret)) {
 		if (r->failed && !is_answer(r->ret))
-			add_doubt(m, r->failed->offset, r->failed->bytes, true);
+			doubts_add(&m->doubts, r->failed->offset, r->failed->bytes, true,
+				m->doubt_ns);
 		mp_lose(l, PATH_FAILED, r->ret, clock_ns());
 		return false;
 	}
@@ -601,7 +548,7 @@ static void recover(void *arg)
 	task_lock(&m->lock);
 	while (!ended && m->recovering && (l = wait_for_restoring(m))) {
 		struct restoring r = {.lane = l,
-			.fences = m->doubts && m->lost_ns,
+			.fences = m->doubts.head && m->lost_ns,
 			.losses = l->path.losses};
 
 		task_unlock(&m->lock);
