@@ -1338,6 +1338,11 @@ static int node_pr_begin(struct blk *b, struct err *err)
 		   : 0;
 }
 
+static void node_note_loss(struct blk *b)
+{
+	session_note_loss(&iscsi_of(b)->session);
+}
+
 static const struct blk_storage_ops storage_ops = {
 	.holders = node_holders,
 	.break_lock = node_break_lock,
@@ -1348,6 +1353,7 @@ static const struct blk_storage_ops storage_ops = {
 	.identity = node_identity,
 	.describe = node_describe,
 	.check_path = node_check_path,
+	.note_loss = node_note_loss,
 	.fence = node_fence,
 };
 

@@ -136,8 +136,11 @@ static void check(struct lane *l)
 	uint64_t began_ns = clock_ns();
 	struct err err = ERR_INIT;
 	unsigned priority;
-	int ret = ask(l, l->b, &priority);
+	int ret;
 
+	if (!is_up(l))
+		blk_note_loss(l->b);
+	ret = ask(l, l->b, &priority);
 	if (ret == 0 && !is_up(l)) {
 		ret = is_same_disk(m, l, l->b, &err);
 		ret = ret ? ret : has_size(m, l, l->b, &err);

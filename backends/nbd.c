@@ -29,6 +29,7 @@
 #include "base/iov.h"
 #include "base/math.h"
 #include "block/format.h"
+#include "block/storage.h"
 
 #define CONNECTIONS_MAX 16u
 #define CONNECTIONS     1u        /* more cost a handshake each when opening */
@@ -728,6 +729,15 @@ static int node_resize(
 	return 0;
 }
 
+static void node_note_loss(struct blk *b)
+{
+	session_note_loss(&nbd_of(b)->session);
+}
+
+static const struct blk_storage_ops storage_ops = {
+	.note_loss = node_note_loss,
+};
+
 /* ---- open and close -------------------------------------------------------------- */
 
 static const struct session_ops session_ops = {
@@ -810,6 +820,7 @@ const struct blk_driver blk_nbd_driver = {
 	.extent = node_extent,
 	.resize = node_resize,
 	.format = &format_ops,
+	.storage = &storage_ops,
 };
 
 #endif

@@ -631,10 +631,16 @@ static void node_describe(struct blk *b, struct json *facts)
 	json_put_int(facts, "max-transfer", b->limits.max_transfer);
 }
 
+static void node_note_loss(struct blk *b)
+{
+	session_note_loss(&nfs_of(b)->session);
+}
+
 static const struct blk_storage_ops storage_ops = {
 	.identity = node_identity,
 	.describe = node_describe,
 	.check_path = node_check_path,
+	.note_loss = node_note_loss,
 };
 
 /* ---- create ---------------------------------------------------------------------- */

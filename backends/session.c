@@ -98,6 +98,11 @@ void session_lost(struct session *s)
 	lost(s);
 }
 
+void session_note_loss(struct session *s)
+{
+	s->untold = false;
+}
+
 /* ---- requests -------------------------------------------------------------------- */
 
 static void enter(struct session_request *r)
@@ -130,16 +135,6 @@ static void leave(struct session_request *r)
 		changed(s);
 }
 
-/* One of several paths: that it was lost is told to one request at least, before anything is
- * done over another connection. The node over the paths has to know. */
-static bool tell_of_loss(struct session *s)
-{
-	bool untold = s->untold;
-
-	s->untold = false;
-	return untold;
-}
-
 /* A connection that breaks each time this is asked for is no better than none: other requests
  * shall not be cut off with it for ever. */
 static bool is_hopeless(const struct session_request *r)
@@ -156,15 +151,11 @@ static int attempt(void *arg)
 	struct session *s = r->s;
 	int ret;
 
-	if (tell_of_loss(s))
-		return SESSION_LOST;
 	r->begun_ns = clock_ns();
 	do {
-		ret = wait_up(s);
-		if (ret) {
-			tell_of_loss(s);
+		ret = s->untold ? SESSION_LOST : wait_up(s);
+		if (ret)
 			return ret;
-		}
 		enter(r);
 		ret = r->issue(s->b, r->arg);
 		leave(r);
@@ -183,7 +174,7 @@ int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void 
 
 /* ---- a sign of life --------------------------------------------------------------- */
 
-/* It is nobody's request: whom a loss has to be told, learns it from another. */
+/* Nobody's request, so nobody is told by it that a path was lost. */
 static void renew(void *arg)
 {
 	struct session *s = arg;

@@ -24,11 +24,15 @@
  *    (-ENOLINK to whoever made them); trying goes on until the node is closed. So does one
  *    whose every attempt breaks the connection, after reconnect_ns and two times timeout_ns.
  * 5. One of several paths to the same disk (BLK_O_PATH) waits for nothing and keeps nothing:
- *    what it repeated later could undo what another path has written since. Each loss is told
- *    to one request at least (SESSION_LOST), before any goes over another connection.
+ *    what it repeated later could undo what another path has written since. After a loss every
+ *    request ends with SESSION_LOST, also when there is another connection, until whoever knows
+ *    the other paths has noted it (session_note_loss): none is answered by a server that has
+ *    forgotten before that is known.
  */
 #ifndef BYRE_BACKENDS_SESSION_H
 #define BYRE_BACKENDS_SESSION_H
+
+#include <stdatomic.h>
 
 #include "backends/remote.h"
 #include "backends/unflushed.h"
@@ -63,10 +67,10 @@ struct session {
 	struct loop *home;
 	uint64_t reconnect_ns, timeout_ns; /* timeout 0: none */
 	bool keeps;			   /* acknowledged writes until they are flushed */
+	atomic_bool untold; /* of several paths one: that it was lost has not been noted yet */
 
 	/* Home loop. */
 	bool up, closing, connected;
-	bool untold;	/* of several paths one: nobody has been told yet that it was lost */
 	bool returning; /* the task that connects again is under way */
 	bool renewing;
 	uint64_t renewed_ns;
@@ -97,6 +101,9 @@ void session_tick(struct session *s);
 /* The connection was found broken, perhaps with no request in flight that would find it: it is
  * made again at once, for what hangs on it. On the home loop. */
 void session_lost(struct session *s);
+/* Of several paths one, of which it is known that it was lost: it may be used again when it is up.
+ * On any loop; does not block. */
+void session_note_loss(struct session *s);
 
 /* Runs issue(b, arg) on the home loop as above. */
 int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg);

@@ -1379,10 +1379,16 @@ static int node_check_path(struct blk *b, unsigned *priority)
 	return ret;
 }
 
+static void node_note_loss(struct blk *b)
+{
+	session_note_loss(&smb_of(b)->session);
+}
+
 static const struct blk_storage_ops storage_ops = {
 	.identity = node_identity,
 	.describe = node_describe,
 	.check_path = node_check_path,
+	.note_loss = node_note_loss,
 };
 
 /* ---- open and close -------------------------------------------------------------- */

@@ -31,6 +31,14 @@ int blk_check_path(struct blk *b, unsigned *priority)
 	return ops->check_path ? ops->check_path(b, priority) : -ENOTSUP;
 }
 
+void blk_note_loss(struct blk *b)
+{
+	const struct blk_storage_ops *ops = ops_of(&b);
+
+	if (ops->note_loss)
+		ops->note_loss(b);
+}
+
 int blk_fence(struct blk *b)
 {
 	const struct blk_storage_ops *ops = ops_of(&b);

@@ -49,6 +49,9 @@ struct blk_storage_ops {
 	/* One of several paths (BLK_O_PATH): can it be used now, and how much is it worth?
 	 * 0 with *priority; -errno where it cannot. */
 	int (*check_path)(struct blk *b, unsigned *priority);
+	/* That this path was lost is known where the other paths are: until then all its requests end
+	 * with an error of the path, also over another connection. May be missing. */
+	void (*note_loss)(struct blk *b);
 	/* After it no request sent earlier by this program lands any more, whichever path it
 	 * took, that had not been answered. No request is in flight on b. */
 	int (*fence)(struct blk *b);
@@ -77,6 +80,7 @@ struct blk_storage_ops {
 /* As the operations, -ENOTSUP where the driver has none. */
 int blk_identity(struct blk *b, char **out);
 int blk_check_path(struct blk *b, unsigned *priority);
+void blk_note_loss(struct blk *b);
 int blk_fence(struct blk *b);
 bool blk_can_fence(struct blk *b);
 /* NULL, or -ENOTSUP, with err set where the place has no locks of its own. */

@@ -17,6 +17,7 @@
 
 #include "backends/session.h"
 #include "base/iov.h"
+#include "block/storage.h"
 #include "support_blk.h"
 
 #define DISK_BYTES 65536u
@@ -53,6 +54,16 @@ static void restart_server(void)
 	memcpy(server.cached, server.stable, DISK_BYTES);
 	server.generation++;
 	pthread_mutex_unlock(&server.lock);
+}
+
+static unsigned connections(void)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&server.lock);
+	n = server.connections;
+	pthread_mutex_unlock(&server.lock);
+	return n;
 }
 
 /* ---- the driver: one session, and nothing else ------------------------------------- */
@@ -187,6 +198,13 @@ static int node_flush_fake(struct blk *b)
 	return session_flush(session_of(b));
 }
 
+static void note_loss_fake(struct blk *b)
+{
+	session_note_loss(session_of(b));
+}
+
+static const struct blk_storage_ops fake_storage_ops = {.note_loss = note_loss_fake};
+
 static const struct blk_driver fake_driver = {
 	.name = "fake",
 	.kind = BLK_PROTOCOL,
@@ -197,6 +215,7 @@ static const struct blk_driver fake_driver = {
 	.preadv = node_preadv_fake,
 	.pwritev = node_pwritev_fake,
 	.flush = node_flush_fake,
+	.storage = &fake_storage_ops,
 };
 
 const struct blk_driver *const blk_drivers[] = {&fake_driver, NULL};
@@ -318,6 +337,27 @@ static void what_breaks_every_connection_ends(void **state)
 	assert_int_equal(blk_close(b), 0);
 }
 
+/* Of several paths one: what a server that has forgotten says, nobody hears before the loss is noted. */
+static void a_path_that_was_lost_is_not_used_before_that_is_noted(void **state)
+{
+	struct blk *b = node_open("driver=fake,filename=x", BLK_O_RDWR | BLK_O_PATH);
+	uint8_t byte;
+
+	(void)state;
+	node_fill(b, 0, 4096, 7);
+	restart_server();
+	assert_int_equal(blk_pread(b, 0, &byte, 1), SESSION_LOST);
+	while (connections() < 2)
+		usleep(1000);
+	usleep(20000);
+	assert_int_equal(blk_flush(b), SESSION_LOST);
+	assert_int_equal(blk_pread(b, 0, &byte, 1), SESSION_LOST);
+	blk_note_loss(b);
+	assert_int_equal(blk_pread(b, 0, &byte, 1), 0);
+	assert_int_equal(byte, 0);
+	assert_int_equal(blk_close(b), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -326,6 +366,9 @@ int main(void)
 		cmocka_unit_test_setup(flushes_that_wait_are_one, serve_anew),
 		cmocka_unit_test_setup(one_that_is_refused_costs_no_other, serve_anew),
 		cmocka_unit_test_setup(what_breaks_every_connection_ends, serve_anew),
+		cmocka_unit_test_setup(
+			a_path_that_was_lost_is_not_used_before_that_is_noted,
+			serve_anew),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
