@@ -1400,6 +1400,7 @@ static const struct session_ops session_ops = {
 	.write = issue_write,
 	.zero = issue_zero,
 	.flush = issue_flush,
+	.ends_old = true, /* reinstatement, of the same ISID (RFC 7143, 6.3.5) */
 };
 
 static void wipe(char *secret)

@@ -621,9 +621,9 @@ static int node_discard(struct blk *b, uint64_t offset, uint64_t bytes)
 {
 	struct transfer t = {.offset = offset, .bytes = bytes};
 
-	return nbd_of(b)->facts.can_trim
-		       ? session_run(&nbd_of(b)->session, issue_trim, &t)
-		       : -ENOTSUP;
+	return nbd_of(b)->facts.can_trim ? session_change(&nbd_of(b)->session, offset,
+						   bytes, issue_trim, &t)
+					 : -ENOTSUP;
 }
 
 /* ---- extents --------------------------------------------------------------------- */

@@ -17,6 +17,8 @@
 #define LONGEST_BACKOFF (2 * SECOND_NS)
 #define SLICE_NS        (SECOND_NS / 10)
 #define RENEW_NS        (2 * SECOND_NS)
+#define DOUBT_LEAST     (2 * SECOND_NS)
+#define DOUBT_MOST      (15 * SECOND_NS)
 
 struct session_request {
 	struct session *s;
@@ -206,6 +208,8 @@ static void renew_in_time(struct session *s)
 struct change {
 	struct session *s;
 	uint64_t offset, bytes;
+	int (*other)(struct blk *b, void *arg); /* neither written nor zeros; not kept */
+	void *arg;
 	const struct iovec *iov; /* NULL: zeros */
 	int niov;
 	unsigned flags;
@@ -316,19 +320,47 @@ static int make_room(struct session *s, uint64_t bytes)
 	return ret;
 }
 
+/* Its connection was lost. The longer a server had it without an answer, the longer it may
+ * have it yet. */
+static void doubt(struct session *s, uint64_t offset, uint64_t bytes, bool repeated,
+	uint64_t since_ns)
+{
+	uint64_t age_ns = clock_ns() - since_ns;
+
+	if (s->doubts_changes)
+		doubts_add(&s->doubts, offset, bytes, repeated,
+			MIN(MAX(age_ns, DOUBT_LEAST), DOUBT_MOST));
+}
+
+static void wait_doubt(const struct change *c)
+{
+	while (doubts_overlap(&c->s->doubts, c->offset, c->bytes))
+		task_sleep_ns(SLICE_NS);
+}
+
+static int make_change(const struct change *c)
+{
+	const struct session_ops *ops = c->s->ops;
+
+	if (c->other)
+		return c->other(c->s->b, c->arg);
+	return c->iov ? ops->write(c->s->b, c->offset, c->iov, c->niov, c->flags)
+		      : ops->zero(c->s->b, c->offset, c->bytes, c->flags);
+}
+
 /* Keeps before it answers: nothing runs between the server's answer and this but other
  * requests, and recovery waits until none is in flight. */
 static int change_issue(struct blk *b, void *arg)
 {
 	struct change *c = arg;
 	struct session *s = c->s;
-	int ret;
+	uint64_t began_ns = clock_ns();
+	int ret = make_change(c);
 
-	if (c->iov)
-		ret = s->ops->write(b, c->offset, c->iov, c->niov, c->flags);
-	else
-		ret = s->ops->zero(b, c->offset, c->bytes, c->flags);
-	if (ret || !s->keeps || !s->ops->flush)
+	(void)b;
+	if (ret == SESSION_LOST)
+		doubt(s, c->offset, c->bytes, false, began_ns);
+	if (ret || c->other || !s->keeps || !s->ops->flush)
 		return ret;
 	return c->iov ? unflushed_add(&s->kept, c->offset, c->iov, c->niov)
 		      : unflushed_add_zero(&s->kept, c->offset, c->bytes, c->flags);
@@ -340,7 +372,10 @@ static int change(void *arg)
 	struct session_request r = {.s = c->s, .issue = change_issue, .arg = c};
 	int ret = make_room(c->s, c->iov ? c->bytes : 0);
 
-	return ret ? ret : attempt(&r);
+	if (ret)
+		return ret;
+	wait_doubt(c);
+	return attempt(&r);
 }
 
 int session_write(struct session *s, uint64_t offset, const struct iovec *iov, int niov,
@@ -359,6 +394,15 @@ int session_write(struct session *s, uint64_t offset, const struct iovec *iov, i
 int session_zero(struct session *s, uint64_t offset, uint64_t bytes, unsigned flags)
 {
 	struct change c = {.s = s, .offset = offset, .bytes = bytes, .flags = flags};
+
+	return remote_call(s->home, change, &c);
+}
+
+int session_change(struct session *s, uint64_t offset, uint64_t bytes,
+	int (*issue)(struct blk *b, void *arg), void *arg)
+{
+	struct change c = {
+		.s = s, .offset = offset, .bytes = bytes, .other = issue, .arg = arg};
 
 	return remote_call(s->home, change, &c);
 }
@@ -399,6 +443,8 @@ static int repeat(struct session *s)
 		enter(&r);
 		ret = repeat_one(s, w);
 		leave(&r);
+		if (ret == SESSION_LOST)
+			doubt(s, w->offset, w->bytes, true, r.since_ns);
 		if (ret == SESSION_LOST || is_busy(ret))
 			return ret;
 		first = first ? first : ret;
@@ -456,7 +502,8 @@ static void come_back(void *arg)
 	disconnect(s, false);
 	if (s->down_since_ns - s->up_since_ns < SECOND_NS)
 		back_off(s, FIRST_BACKOFF);
-	while (!s->closing && !reconnect(s)) {
+	/* A copy that may yet land must not do so over another. */
+	while (!s->closing && (doubts_of_copies(&s->doubts) || !reconnect(s))) {
 		if (is_overdue(s))
 			changed(s); /* who waits gives up */
 		back_off(s, wait_ns);
@@ -512,6 +559,8 @@ int session_open(
 	s->ops = ops;
 	b->needs |= BLK_NEEDS_NETWORK;
 	s->keeps = (b->flags & BLK_O_RDWR) && !(b->flags & (BLK_O_NO_FLUSH | BLK_O_PATH));
+	s->doubts_changes =
+		(b->flags & BLK_O_RDWR) && !(b->flags & BLK_O_PATH) && !ops->ends_old;
 	if (b->flags & BLK_O_PATH)
 		s->reconnect_ns = 0;
 	s->home = loop_start(err);
@@ -535,6 +584,7 @@ static int close_home(void *arg)
 	disconnect(s, s->up);
 	leave(&goodbye);
 	unflushed_free(&s->kept);
+	doubts_forget(&s->doubts, true);
 	return 0;
 }
 

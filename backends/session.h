@@ -19,7 +19,9 @@
  *    is kept is written again, over a new connection, before the next flush.
  * 3. A request that has had no answer for timeout_ns breaks the connection. What is still in
  *    the socket then must not arrive later, over data written since: sockets are closed
- *    so that the kernel forgets what it has not sent (SO_LINGER of 0).
+ *    so that the kernel forgets what it has not sent (SO_LINGER of 0). What the server has
+ *    received it may carry out later: later changes of the same range wait as long as the server
+ *    had it without an answer, two to fifteen seconds (doubts.h).
  * 4. Requests wait for a lost connection at most reconnect_ns, then end with SESSION_LOST
  *    (-ENOLINK to whoever made them); trying goes on until the node is closed. So does one
  *    whose every attempt breaks the connection, after reconnect_ns and two times timeout_ns.
@@ -34,6 +36,7 @@
 
 #include <stdatomic.h>
 
+#include "backends/doubts.h"
 #include "backends/remote.h"
 #include "backends/unflushed.h"
 #include "block/driver.h"
@@ -57,6 +60,8 @@ struct session_ops {
 	/* Shows the server that the client is there, with one request. Every two seconds. May be
 	 * missing: the server does not forget. */
 	int (*renew)(struct blk *b);
+	/* A server that connects again ends what it was sent over the old connection. */
+	bool ends_old;
 };
 
 struct session_request;
@@ -85,6 +90,8 @@ struct session {
 	struct session_request *oldest, *newest; /* in flight */
 	struct task_mutex lock; /* under it conditions are waited for */
 	struct task_cond changed;
+	bool doubts_changes;
+	struct doubts doubts;
 	struct unflushed kept;
 };
 
@@ -112,6 +119,10 @@ int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void 
 int session_write(struct session *s, uint64_t offset, const struct iovec *iov, int niov,
 	unsigned flags);
 int session_zero(struct session *s, uint64_t offset, uint64_t bytes, unsigned flags);
+/* And for other changes of that range, which are not repeated once they were answered: discarding,
+ * a new size (from there to the end of all). */
+int session_change(struct session *s, uint64_t offset, uint64_t bytes,
+	int (*issue)(struct blk *b, void *arg), void *arg);
 int session_flush(struct session *s);
 
 #endif

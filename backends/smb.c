@@ -1275,7 +1275,8 @@ static int node_resize(
 	/* Kept writes past a new end would make the file longer again. */
 	ret = session_flush(&n->session);
 	if (ret == 0)
-		ret = session_run(&n->session, issue_truncate, &bytes);
+		ret = session_change(
+			&n->session, bytes, UINT64_MAX - bytes, issue_truncate, &bytes);
 	if (ret)
 		return err_errno(err, -ret, "Failed to resize '%s'", n->place.shown);
 	blk_set_size(b, bytes);

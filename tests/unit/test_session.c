@@ -32,7 +32,11 @@ static struct server {
 	atomic_uint slow_ms;   /* a flush takes so long */
 	unsigned
 		refused_offset; /* writes here fail when they are repeated; DISK_BYTES: none */
-	bool breaks;            /* writes there break the connection, too, each time */
+	unsigned
+		holds_at; /* the first write over this connection is held, and breaks it; 0: none */
+	uint8_t held[4096]; /* to land later */
+	uint64_t held_offset;
+	bool breaks; /* writes there break the connection, too, each time */
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static int serve_anew(void **state)
@@ -45,6 +49,7 @@ static int serve_anew(void **state)
 	server.slow_ms = 0;
 	server.refused_offset = DISK_BYTES;
 	server.breaks = false;
+	server.holds_at = 0;
 	return 0;
 }
 
@@ -114,6 +119,12 @@ static int fake_write(
 		ret = SESSION_LOST;
 	if (ret == 0 && server.connections > 1 && offset == server.refused_offset)
 		ret = -EIO;
+	if (ret == 0 && server.connections == server.holds_at) {
+		iov_to_buf(iov, niov, 0, server.held, sizeof(server.held));
+		server.held_offset = offset;
+		server.generation++;
+		ret = SESSION_LOST;
+	}
 	if (ret == 0)
 		iov_to_buf(iov, niov, 0, server.cached + offset, iov_bytes(iov, niov));
 	pthread_mutex_unlock(&server.lock);
@@ -337,6 +348,52 @@ static void what_breaks_every_connection_ends(void **state)
 	assert_int_equal(blk_close(b), 0);
 }
 
+static void *land_later(void *arg)
+{
+	usleep(800000);
+	pthread_mutex_lock(&server.lock);
+	memcpy(server.cached + server.held_offset, server.held, sizeof(server.held));
+	pthread_mutex_unlock(&server.lock);
+	return arg;
+}
+
+/* A server has what it was sent over a connection that is lost, and carries it out when it likes. */
+static void what_lands_late_lands_over_nothing_newer(void **state)
+{
+	struct blk *b = open_fake();
+	pthread_t thread;
+
+	(void)state;
+	server.holds_at = 1;
+	node_fill(b, 0, 4096, 7);
+	assert_int_equal(pthread_create(&thread, NULL, land_later, NULL), 0);
+	node_fill(b, 0, 4096, 8);
+	pthread_join(thread, NULL);
+	assert_int_equal(blk_flush(b), 0);
+	assert_true(is_stable(8));
+	assert_int_equal(blk_close(b), 0);
+}
+
+/* Neither does one of the copies that were written again. */
+static void a_copy_that_lands_late_lands_over_no_other(void **state)
+{
+	struct blk *b = open_fake();
+	pthread_t thread;
+	uint8_t byte;
+
+	(void)state;
+	node_fill(b, 0, 4096, 7);
+	node_fill(b, 0, 4096, 8);
+	server.holds_at = 2;
+	restart_server();
+	assert_int_equal(pthread_create(&thread, NULL, land_later, NULL), 0);
+	assert_int_equal(blk_pread(b, 0, &byte, 1), 0);
+	pthread_join(thread, NULL);
+	assert_int_equal(blk_flush(b), 0);
+	assert_true(is_stable(8));
+	assert_int_equal(blk_close(b), 0);
+}
+
 /* Of several paths one: what a server that has forgotten says, nobody hears before the loss is noted. */
 static void a_path_that_was_lost_is_not_used_before_that_is_noted(void **state)
 {
@@ -366,6 +423,10 @@ int main(void)
 		cmocka_unit_test_setup(flushes_that_wait_are_one, serve_anew),
 		cmocka_unit_test_setup(one_that_is_refused_costs_no_other, serve_anew),
 		cmocka_unit_test_setup(what_breaks_every_connection_ends, serve_anew),
+		cmocka_unit_test_setup(
+			what_lands_late_lands_over_nothing_newer, serve_anew),
+		cmocka_unit_test_setup(
+			a_copy_that_lands_late_lands_over_no_other, serve_anew),
 		cmocka_unit_test_setup(
 			a_path_that_was_lost_is_not_used_before_that_is_noted,
 			serve_anew),
