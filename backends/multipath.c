@@ -25,6 +25,8 @@
  *    disk has the error.
  * 7. A path that comes back may come from a server that was started anew, of which the others, if
  *    nobody has used them since, have yet to tell. Before it is used all copies are written again.
+ * 8. A request that no path survives ends with the path's error after twice as long as any one wait may
+ *    take; so do all, where no path takes the copies. What is kept stays kept.
  *
  * Locks: `lock` around all of the state, held across no I/O; `probing` is shared by those
  * who ask a path how it is, and held alone by whoever fences, which would end their

@@ -287,7 +287,7 @@ void mp_tick(void *arg)
 	task_lock(&m->lock);
 	while (!m->closing) {
 		mp_start_recovering(m);
-		if (m->opening || m->no_path_since_ns || m->doubts.head)
+		if (m->opening || m->no_path_since_ns || m->lost_ns || m->doubts.head)
 			task_cond_broadcast(&m->changed);
 		doubts_forget(&m->doubts, false);
 		task_unlock(&m->lock);

@@ -13,7 +13,8 @@
 #include "base/math.h"
 #include "block/storage.h"
 
-#define KEPT_MAX (64 * MiB)
+#define KEPT_MAX       (64 * MiB)
+#define HOPELESS_LEAST (10 * SECOND_NS)
 
 /* ---- states; the lock is held ---------------------------------------------------- */
 
@@ -95,8 +96,18 @@ void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns
 	mp_note_paths(m);
 }
 
+/* Twice as long as any one wait: requests that no path survives, or copies that none takes. */
+static bool is_hopeless(const struct multipath *m, uint64_t since_ns)
+{
+	uint64_t most_ns = MAX(2 * (m->no_path_ns + m->doubt_ns), HOPELESS_LEAST);
+
+	return since_ns && clock_ns() - since_ns > most_ns;
+}
+
 static bool is_overdue(const struct multipath *m)
 {
+	if (is_hopeless(m, m->lost_ns))
+		return true;
 	return m->no_path_since_ns && clock_ns() - m->no_path_since_ns >= m->no_path_ns;
 }
 
@@ -217,11 +228,10 @@ static void lose_faulty(struct multipath *m, uint32_t faulty)
 			mp_lose(&m->lane[i], PATH_FAILED, -EIO, clock_ns());
 }
 
-/* The lock is held. */
-static int run_locked(struct multipath *m, const struct mp_request *r)
+static int run_over_lanes(struct multipath *m, const struct mp_request *r)
 {
 	uint32_t faulty = 0;
-	uint64_t began_ns, losses;
+	uint64_t first_ns = clock_ns(), began_ns, losses;
 	struct lane *l;
 	int ret;
 
@@ -248,11 +258,24 @@ static int run_locked(struct multipath *m, const struct mp_request *r)
 		if (r->changes && !is_answer(ret))
 			doubt(m, r);
 		mp_lose(l, PATH_FAILED, ret, began_ns);
+		if (is_hopeless(m, first_ns))
+			return ret;
 	}
 	if (ret == 0)
 		lose_faulty(m, faulty);
 	if (r->changes && ret == -EBADE && !m->passes)
 		mp_refuse(m);
+	return ret;
+}
+
+/* The lock is held. A path without such writes flushes for one that is to be stable, and a server
+ * tells once of what it lost: as much as it had may be gone. */
+static int run_locked(struct multipath *m, const struct mp_request *r)
+{
+	int ret = run_over_lanes(m, r);
+
+	if (ret && (r->flags & BLK_FUA) && m->kept.head)
+		mp_recover(m);
 	return ret;
 }
 
@@ -346,8 +369,8 @@ static bool judge_flush(struct multipath *m, const struct flushing *f, unsigned 
 static int flush_in_turn(struct multipath *m)
 {
 	struct flushing f[PATHS_MAX];
+	uint64_t first_ns = clock_ns(), seq;
 	struct lane *any;
-	uint64_t seq;
 	bool again;
 	unsigned n;
 	int ret;
@@ -366,6 +389,8 @@ static int flush_in_turn(struct multipath *m)
 		if (--m->in_flight == 0 && m->recovering)
 			task_cond_broadcast(&m->changed);
 		again = judge_flush(m, f, n);
+		if (again && is_hopeless(m, first_ns))
+			return -ENOLINK;
 	} while (again && !m->flush_error);
 	if (m->flush_error)
 		return m->flush_error;

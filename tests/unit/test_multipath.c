@@ -52,6 +52,10 @@ static struct server {
 	unsigned n_late, landed_late;
 	atomic_uint requests[LANES];
 	atomic_uint slow_flush_ms;
+	atomic_bool
+		loses; /* the next flush finds that nothing can be stored, and says so once */
+	uint64_t
+		cursed_offset; /* a write there breaks its lane, each time; DISK_BYTES: none */
 	unsigned seed;
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -84,6 +88,8 @@ static void serve_anew(void)
 	server.flushes_apart = false;
 	server.landed_late = 0;
 	server.slow_flush_ms = 0;
+	server.loses = false;
+	server.cursed_offset = DISK_BYTES;
 	server.seed = 1;
 }
 
@@ -151,8 +157,8 @@ static int lane_open(struct blk *b, struct opts *opts, struct err *err)
 	return b->size ? 0 : err_set(err, ENOLINK, "lane %u is broken", n->lane);
 }
 
-/* Takes a while. 0 where the connection is still the same one; that it is another is told to one
- * request, as sessions do. */
+/* Takes a while. 0 where the connection is still the same one; that it is another is told to every
+ * request until it is noted, as sessions do. */
 static int travel(struct blk *b, unsigned *generation)
 {
 	struct lane_node *n = b->state;
@@ -161,8 +167,6 @@ static int travel(struct blk *b, unsigned *generation)
 	pthread_mutex_lock(&server.lock);
 	*generation = server.generation[n->lane];
 	ret = server.broken[n->lane] || n->generation != *generation ? -ENOLINK : 0;
-	if (!server.broken[n->lane])
-		n->generation = *generation;
 	server.requests[n->lane]++;
 	pthread_mutex_unlock(&server.lock);
 	if (ret == 0)
@@ -213,6 +217,9 @@ static int change(struct blk *b, uint64_t offset, uint64_t bytes, const uint8_t 
 	pthread_mutex_lock(&server.lock);
 	if (ret == 0 && server.faulty[lane]) {
 		ret = -EIO;
+	} else if (ret == 0 && offset == server.cursed_offset) {
+		server.generation[lane]++;
+		ret = -ENOLINK;
 	} else if (ret == 0 && server.generation[lane] != generation) {
 		strand(offset, bytes, data);
 		ret = -ENOLINK;
@@ -265,6 +272,10 @@ static int lane_flush(struct blk *b)
 	pthread_mutex_lock(&server.lock);
 	if (ret == 0 && server.generation[lane] != generation)
 		ret = -ENOLINK;
+	if (ret == 0 && atomic_exchange(&server.loses, false)) {
+		memcpy(server.cached, server.stable, DISK_BYTES);
+		ret = -ENOSPC;
+	}
 	if (ret == 0)
 		make_stable(lane);
 	pthread_mutex_unlock(&server.lock);
@@ -287,6 +298,15 @@ static int lane_check(struct blk *b, unsigned *priority)
 	return travel(b, &generation);
 }
 
+static void lane_note_loss(struct blk *b)
+{
+	struct lane_node *n = b->state;
+
+	pthread_mutex_lock(&server.lock);
+	n->generation = server.generation[n->lane];
+	pthread_mutex_unlock(&server.lock);
+}
+
 static int lane_fence(struct blk *b)
 {
 	unsigned generation;
@@ -300,6 +320,7 @@ static int lane_fence(struct blk *b)
 static const struct blk_storage_ops lane_storage = {
 	.identity = lane_identity,
 	.check_path = lane_check,
+	.note_loss = lane_note_loss,
 	.fence = lane_fence,
 };
 
@@ -772,6 +793,44 @@ static void failback_waits(void **state)
 	assert_null(paths_pick(&s, 1, 1, 1 << 30));
 }
 
+/* Over a path that has none, a write that is to be stable flushes; what is lost then may be more. */
+static void a_stable_write_that_fails_loses_no_other(void **state)
+{
+	uint8_t byte = 8;
+	struct blk *b;
+
+	(void)state;
+	serve_anew();
+	b = node_open(THREE, BLK_O_RDWR);
+	node_fill(b, 0, 4096, 7);
+	server.loses = true;
+	assert_int_equal(blk_pwrite(b, 4096, &byte, 1, BLK_FUA), -ENOSPC);
+	assert_int_equal(blk_flush(b), 0);
+	assert_int_equal(server.stable[0], 7);
+	assert_int_equal(blk_close(b), 0);
+}
+
+/* A request that no path survives ends, and the others go on. */
+static void what_loses_every_path_ends(void **state)
+{
+	uint8_t byte = 8;
+	struct blk *b;
+
+	(void)state;
+	serve_anew();
+	b = node_open(THREE ",no-path-timeout=1,doubt=0", BLK_O_RDWR);
+	node_fill(b, 0, 4096, 7);
+	server.cursed_offset = 4096;
+	assert_true(blk_pwrite(b, 4096, &byte, 1, 0) < 0);
+	for (unsigned i = 0; i < LANES; i++)
+		wait_up(b, i);
+	assert_int_equal(blk_pread(b, 0, &byte, 1), 0);
+	assert_int_equal(byte, 7);
+	assert_int_equal(blk_flush(b), 0);
+	assert_int_equal(server.stable[0], 7);
+	assert_int_equal(blk_close(b), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -790,6 +849,8 @@ int main(void)
 		cmocka_unit_test(lanes_that_all_break_are_waited_for),
 		cmocka_unit_test(a_server_that_forgets_is_told_again),
 		cmocka_unit_test(without_a_fence_doubts_are_waited_for),
+		cmocka_unit_test(a_stable_write_that_fails_loses_no_other),
+		cmocka_unit_test(what_loses_every_path_ends),
 		cmocka_unit_test(every_path_that_took_writes_is_flushed),
 	};
 
