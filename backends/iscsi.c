@@ -1319,7 +1319,10 @@ static int issue_pr(struct blk *b, void *arg)
 
 static int node_pr(struct blk *b, struct blk_pr *pr)
 {
-	return session_run(&iscsi_of(b)->session, issue_pr, pr);
+	struct session *s = &iscsi_of(b)->session;
+
+	return blk_pr_repeats(pr) ? session_run(s, issue_pr, pr)
+				  : session_run_once(s, issue_pr, pr);
 }
 
 static int node_pr_begin(struct blk *b, struct err *err)

@@ -79,6 +79,7 @@ struct mp_request {
 	unsigned flags;
 	void *out; /* the caller's, for issue */
 	bool changes, keeps;
+	bool once;    /* an answer that is lost is the end */
 	bool resizes; /* to `bytes`, whatever lies behind */
 };
 

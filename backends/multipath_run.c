@@ -258,7 +258,7 @@ static int run_over_lanes(struct multipath *m, const struct mp_request *r)
 		if (r->changes && !is_answer(ret))
 			doubt(m, r);
 		mp_lose(l, PATH_FAILED, ret, began_ns);
-		if (is_hopeless(m, first_ns))
+		if ((r->once && !is_answer(ret)) || is_hopeless(m, first_ns))
 			return ret;
 	}
 	if (ret == 0)

@@ -24,6 +24,7 @@ struct session_request {
 	struct session *s;
 	int (*issue)(struct blk *b, void *arg);
 	void *arg;
+	bool once;
 	uint64_t begun_ns, since_ns; /* the first attempt, the one under way */
 	struct session_request *older, *newer;
 };
@@ -163,13 +164,20 @@ static int attempt(void *arg)
 		leave(r);
 		if (ret == SESSION_LOST)
 			lost(s);
-	} while (ret == SESSION_LOST && !is_hopeless(r));
+	} while (ret == SESSION_LOST && !r->once && !is_hopeless(r));
 	return ret;
 }
 
 int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg)
 {
 	struct session_request r = {.s = s, .issue = issue, .arg = arg};
+
+	return remote_call(s->home, attempt, &r);
+}
+
+int session_run_once(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg)
+{
+	struct session_request r = {.s = s, .issue = issue, .arg = arg, .once = true};
 
 	return remote_call(s->home, attempt, &r);
 }

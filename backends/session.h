@@ -114,7 +114,9 @@ void session_note_loss(struct session *s);
 
 /* Runs issue(b, arg) on the home loop as above. */
 int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg);
-/* The same for what changes the disk, which is kept until it is flushed. Flags as the
+/* The same, but it is not made again: SESSION_LOST where it may have been done or not. */
+int session_run_once(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg);
+/* As session_run for what changes the disk, which is kept until it is flushed. Flags as the
  * driver operations have them. */
 int session_write(struct session *s, uint64_t offset, const struct iovec *iov, int niov,
 	unsigned flags);

@@ -96,6 +96,12 @@ int blk_pr(struct blk *b, struct blk_pr *pr)
 	return ops->pr ? ops->pr(b, pr) : -ENOTSUP;
 }
 
+bool blk_pr_repeats(const struct blk_pr *pr)
+{
+	return !pr->out || pr->action == BLK_PR_RESERVE || pr->action == BLK_PR_RELEASE ||
+	       pr->action == BLK_PR_REGISTER_IGNORING;
+}
+
 static int no_locks(const struct blk *b, struct err *err)
 {
 	return err_set(err, ENOTSUP, "%s: '%s' has no locks that could be looked at",

@@ -73,7 +73,8 @@ struct blk_storage_ops {
 	 * the node was opened to reserve the disk itself; -ENOTSUP where there are none. */
 	int (*pr_begin)(struct blk *b, struct err *err);
 	/* 0 with pr->got; -EBADE: reservation conflict; -ENOTSUP: not by this device, or not in this
-	 * form. Of several paths to the disk all are one initiator. */
+	 * form. An error of the path where it may have been done, and must not be repeated (blk_pr_repeats).
+	 * Of several paths to the disk all are one initiator. */
 	int (*pr)(struct blk *b, struct blk_pr *pr);
 };
 
@@ -91,6 +92,9 @@ void blk_release(struct blk *b);
 /* Of a disk that is all of its place: raw, and nothing left out. */
 int blk_pr_begin(struct blk *b, struct err *err);
 int blk_pr(struct blk *b, struct blk_pr *pr);
+/* Whether it does the same when it is given again, since an answer was lost on the way: registering,
+ * preempting and clearing would be refused for having been done. */
+bool blk_pr_repeats(const struct blk_pr *pr);
 /* The facts of a protocol node as an object of the caller's; NULL where there are none. */
 struct json *blk_describe(struct blk *b);
 

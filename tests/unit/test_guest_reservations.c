@@ -41,6 +41,7 @@ static struct {
 	unsigned holder; /* nexus */
 	unsigned type;
 	bool has_none, reserves_itself;
+	bool drops_answer; /* the next command is done, and its path breaks */
 } lun = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 struct node {
@@ -209,6 +210,11 @@ static int lun_pr(struct blk *b, struct blk_pr *pr)
 
 	if (ret == 0)
 		ret = pr->out ? tell(nexus_of(b), pr) : ask(pr);
+	if (ret == 0 && lun.drops_answer) {
+		lun.drops_answer = false;
+		lun.broken[nexus_of(b)] = true;
+		ret = -ENOLINK;
+	}
 	return leave(ret);
 }
 
@@ -277,6 +283,7 @@ static uint64_t key_of(unsigned nexus)
 #define BAD_OPCODE  0x52000u
 #define BAD_CDB     0x52400u
 #define LIST_LENGTH 0x51a00u
+#define WRITE_ERROR 0x30c00u
 #define CONFLICT    0x18u
 
 #define ONE_PATH "driver=raw,file.driver=lun,file.filename=0"
@@ -377,7 +384,7 @@ static int make(void **state)
 	pthread_cond_init(&vm.changed, NULL);
 	memset(lun.broken, 0, sizeof(lun.broken));
 	memset(lun.key, 0, sizeof(lun.key));
-	lun.held = lun.has_none = lun.reserves_itself = false;
+	lun.held = lun.has_none = lun.reserves_itself = lun.drops_answer = false;
 	return 0;
 }
 
@@ -550,6 +557,40 @@ static void a_path_that_is_lost_meanwhile_follows(void **state)
 	close_disk();
 }
 
+/* Done or not, that is an error; done twice it would be a conflict, which says that it was not. */
+static void what_cannot_be_done_twice_is_not(void **state)
+{
+	(void)state;
+	open_many();
+	assert_int_equal(out(BLK_PR_REGISTER, 0, 0, 0x11), 0);
+	assert_int_equal(out(BLK_PR_RESERVE, REGISTRANTS_ONLY, 0x11, 0), 0);
+	lun.drops_answer = true;
+	assert_int_equal(out(BLK_PR_CLEAR, 0, 0x11, 0), WRITE_ERROR);
+	assert_false(lun.held);
+	assert_int_equal(out(BLK_PR_REGISTER, 0, 0, 0x11), 0);
+	close_disk();
+}
+
+/* One of them holds it, and the guest knows of one. */
+static void the_holder_reserves_by_any_path(void **state)
+{
+	(void)state;
+	open_many();
+	assert_int_equal(out(BLK_PR_REGISTER, 0, 0, 0x11), 0);
+	lun.drops_answer = true;
+	assert_int_equal(out(BLK_PR_RESERVE, REGISTRANTS_ONLY, 0x11, 0), 0);
+	assert_true(lun.held);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(out(BLK_PR_RESERVE, REGISTRANTS_ONLY, 0x11, 0), 0);
+	assert_int_equal(stranger(BLK_PR_REGISTER, 0, 0, 0x33), 0);
+	assert_int_equal(stranger(BLK_PR_PREEMPT, REGISTRANTS_ONLY, 0x33, 0x11), 0);
+	assert_int_equal(out(BLK_PR_REGISTER, 0, 0, 0x11), 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(
+			out(BLK_PR_RESERVE, REGISTRANTS_ONLY, 0x11, 0), CONFLICT);
+	close_disk();
+}
+
 static void a_path_that_comes_back_undoes_no_fence(void **state)
 {
 	(void)state;
@@ -585,6 +626,8 @@ int main(void)
 		TEST(all_paths_are_registered),
 		TEST(a_path_that_comes_back_follows),
 		TEST(a_path_that_is_lost_meanwhile_follows),
+		TEST(what_cannot_be_done_twice_is_not),
+		TEST(the_holder_reserves_by_any_path),
 		TEST(a_path_that_comes_back_undoes_no_fence),
 	};
 
