@@ -3,6 +3,7 @@
 #include "block/storage.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -22,6 +23,36 @@ int blk_identity(struct blk *b, char **out)
 	const struct blk_storage_ops *ops = ops_of(&b);
 
 	return ops->identity ? ops->identity(b, out) : -ENOTSUP;
+}
+
+static bool is_same_disk(struct blk *a, struct blk *b)
+{
+	bool named = a->needs & BLK_NEEDS_NETWORK && a->filename && b->filename;
+	char *of_a = NULL, *of_b = NULL;
+	bool same = named && !strcmp(a->filename, b->filename);
+
+	if (!same && !blk_identity(a, &of_a) && !blk_identity(b, &of_b))
+		same = !strcmp(of_a, of_b);
+	free(of_a);
+	free(of_b);
+	return same;
+}
+
+bool blk_is_read_through(struct blk *b, struct blk *place)
+{
+	while (place->file)
+		place = place->file;
+	for (; b; b = b->backing) {
+		if (b->drv->kind == BLK_PROTOCOL) {
+			if (is_same_disk(b, place))
+				return true;
+			continue; /* several paths are one disk */
+		}
+		for (struct blk *c = b->children; c; c = c->sibling)
+			if (blk_is_read_through(c, place))
+				return true;
+	}
+	return false;
 }
 
 int blk_check_path(struct blk *b, unsigned *priority)

@@ -78,6 +78,10 @@ struct blk_storage_ops {
 	int (*pr)(struct blk *b, struct blk_pr *pr);
 };
 
+/* Whether b is read through the disk that the protocol node below `place` is, by whatever name. One that no
+ * server tells apart (NBD) is known by its name only. */
+bool blk_is_read_through(struct blk *b, struct blk *place);
+
 /* As the operations, -ENOTSUP where the driver has none. */
 int blk_identity(struct blk *b, char **out);
 int blk_check_path(struct blk *b, unsigned *priority);

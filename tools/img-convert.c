@@ -347,10 +347,10 @@ static int check_compression(
 }
 
 /* Writing to what is being read: a source itself, or anything that it is read through. */
-static int check_not_a_source(const struct convert *c, const char *path)
+static int check_not_a_source(const struct convert *c, const struct img_place *place)
 {
-	for (size_t i = 0; path && i < c->n_sources; i++) {
-		if (!blk_uses_file(c->sources[i].b, path))
+	for (size_t i = 0; i < c->n_sources; i++) {
+		if (!img_is_place_of(place, c->sources[i].b))
 			continue;
 		tool_error("%s: the target is one of the sources, or a file that one of "
 			   "them is read through",
@@ -358,6 +358,24 @@ static int check_not_a_source(const struct convert *c, const char *path)
 		return -EINVAL;
 	}
 	return 0;
+}
+
+static int check_name(const struct convert *c, const char *filename)
+{
+	struct img_place place = img_look_at_place(filename);
+	int ret = check_not_a_source(c, &place);
+
+	img_leave_place(&place);
+	return ret;
+}
+
+/* One that is open. */
+static int check_node(const struct convert *c, struct blk *b)
+{
+	const struct img_place place = {
+		.path = (char *)(uintptr_t)blk_filename(b), .node = b};
+
+	return check_not_a_source(c, &place);
 }
 
 static int check_backing(const struct convert *c, struct err *err)
@@ -385,17 +403,14 @@ static void keep_keys(const char *key, const char *value, void *arg)
 static int check_places(const struct convert *c)
 {
 	const char *data_file = opts_peek(c->opts, "data_file");
-	char *path = img_local_path(target_name(c)), *name = NULL;
-	int ret = check_not_a_source(c, path);
+	int ret = check_name(c, target_name(c));
+	char *name = NULL;
 
-	free(path);
 	if (ret || !data_file)
 		return ret;
 	if (blk_resolve_name(target_name(c), data_file, true, &name, NULL))
 		return 0; /* which making it will say */
-	path = img_local_path(name);
-	ret = check_not_a_source(c, path);
-	free(path);
+	ret = check_name(c, name);
 	free(name);
 	return ret;
 }
@@ -463,7 +478,7 @@ static int open_target(struct convert *c)
 	struct tool_image image = {target_name(c), c->target_opts ? NULL : format_of(c),
 		c->target_opts, c->keys};
 	unsigned flags = BLK_O_RDWR | (c->min_sparse ? BLK_O_DISCARD : 0);
-	const struct blk *file;
+	struct blk *file;
 
 	if (tool_cache(c->target_cache ? c->target_cache : "writeback", "cache", &flags) <
 		0)
@@ -473,9 +488,8 @@ static int open_target(struct convert *c)
 		return -EINVAL;
 	for (file = c->dst; blk_file(file);)
 		file = blk_file(file);
-	if (check_not_a_source(c, blk_filename(file)) < 0 ||
-		(c->dst->data_file &&
-			check_not_a_source(c, blk_filename(c->dst->data_file)) < 0))
+	if (check_node(c, file) < 0 ||
+		(c->dst->data_file && check_node(c, c->dst->data_file) < 0))
 		return -EINVAL;
 	if (c->compress && !(c->dst->caps & BLK_CAP_COMPRESS)) {
 		tool_error("%s: Compression not supported for this file format ('%s')",

@@ -15,6 +15,7 @@
 #include "base/math.h"
 #include "base/size.h"
 #include "block/driver.h"
+#include "block/storage.h"
 #include "tools/img.h"
 
 int img_usage(const char *command, const char *fmt, ...)
@@ -375,6 +376,32 @@ char *img_local_path(const char *filename)
 	return filename[word] == ':' ? NULL : strdup(filename);
 }
 
+/* Nothing is read, so it may be in use, and needs no passphrase. */
+#define LOOK (BLK_O_NO_IO | BLK_O_NO_BACKING | BLK_O_SHARE)
+
+struct img_place img_look_at_place(const char *filename)
+{
+	struct img_place p = {.path = img_local_path(filename)};
+	struct err err = ERR_INIT;
+
+	if (!p.path)
+		p.node = blk_open_format(filename, "raw", LOOK, &err);
+	return p;
+}
+
+void img_leave_place(struct img_place *p)
+{
+	free(p->path);
+	blk_close(p->node);
+	*p = (struct img_place){0};
+}
+
+bool img_is_place_of(const struct img_place *p, struct blk *b)
+{
+	return (p->path && blk_uses_file(b, p->path)) ||
+	       (p->node && blk_is_read_through(b, p->node));
+}
+
 static int same_name(struct err *err)
 {
 	return err_set(err, EINVAL,
@@ -389,9 +416,6 @@ static bool is_same_path(const char *a, const char *b)
 	return !stat(a, &sa) && !stat(b, &sb) && sa.st_dev == sb.st_dev &&
 	       sa.st_ino == sb.st_ino;
 }
-
-/* Nothing is read from a backing file, so it may be in use, and needs no passphrase. */
-#define LOOK (BLK_O_NO_IO | BLK_O_NO_BACKING | BLK_O_SHARE)
 
 /* One step down the chain; b stays open. */
 static struct blk *open_next(const struct blk *b, struct err *err)
@@ -408,8 +432,9 @@ static struct blk *open_next(const struct blk *b, struct err *err)
 	return next;
 }
 
-/* The backing files below b are there, and none is the target's file. */
-static int check_below(const struct blk *b, const char *target, struct err *err)
+/* The backing files below b are there, and none lies at the target's place. */
+static int check_below(
+	const struct blk *b, const struct img_place *target, struct err *err)
 {
 	struct blk *opened = NULL;
 	int ret = 0;
@@ -423,7 +448,7 @@ static int check_below(const struct blk *b, const char *target, struct err *err)
 				BLK_MAX_CHAIN);
 		else if (!next)
 			ret = -err->code;
-		else if (target && blk_uses_file(next, target))
+		else if (img_is_place_of(target, next))
 			ret = same_name(err);
 		blk_close(opened);
 		b = opened = next;
@@ -435,28 +460,30 @@ static int check_below(const struct blk *b, const char *target, struct err *err)
 int img_open_backing(const char *filename, const char *name, const char *format,
 	struct blk **out, struct err *err)
 {
-	char *path = NULL, *target = img_local_path(filename);
+	struct img_place target = img_look_at_place(filename);
 	struct blk *b = NULL;
+	char *path = NULL;
 	int ret = blk_resolve_name(filename, name, true, &path, err);
 
-	if (!ret && (!strcmp(name, filename) || (target && is_same_path(path, target))))
+	if (!ret && (!strcmp(name, filename) ||
+			    (target.path && is_same_path(path, target.path))))
 		ret = same_name(err);
 	if (!ret && out && !(b = blk_open_format(path, format, LOOK, err))) {
 		ret = -err->code;
 		if (!err->hint[0])
 			err_hint(err, "Could not open backing image.");
 	}
-	if (!ret && b && target && blk_uses_file(b, target))
+	if (!ret && b && img_is_place_of(&target, b))
 		ret = same_name(err);
 	if (!ret && b)
-		ret = check_below(b, target, err);
+		ret = check_below(b, &target, err);
 	if (ret) {
 		blk_close(b);
 		b = NULL;
 	}
 	if (out)
 		*out = b;
-	free(target);
+	img_leave_place(&target);
 	free(path);
 	return ret;
 }

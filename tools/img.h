@@ -87,6 +87,17 @@ void img_print_formatting(const char *filename, const char *format,
 /* A local file under this name as a path, owned by the caller; NULL for anything else. */
 char *img_local_path(const char *filename);
 
+/* Where a name leads: to a local file, or by a URL to one that is there (then it is opened, for
+ * nothing but being looked at). Both NULL: nowhere yet. */
+struct img_place {
+	char *path;
+	struct blk *node;
+};
+struct img_place img_look_at_place(const char *filename);
+void img_leave_place(struct img_place *p);
+/* Whether b, or anything that it is read through, lies there. */
+bool img_is_place_of(const struct img_place *p, struct blk *b);
+
 /* A backing file's name and format, as arguments give them (NULL: not), into the options that say the
  * same; *out is the name that stands there then, NULL: none. */
 int img_set_backing(const struct img_target *target, struct opts *opts, const char *name,

@@ -51,6 +51,18 @@ PY
 	ok "sound" byre-img check -q "$there"
 	ok "and back" byre-img convert -f qcow2 -O raw "$there" back.raw
 	same disk.raw back.raw "every byte"
+	# By another name, too, where the server says that it is the same.
+	case $kind in
+	nfs3) other="$there?uid=0" ;;
+	nfs4) other="$there&uid=0" ;;
+	*) other=$there ;;
+	esac
+	for same_place in "$there" "$other"; do
+		not_ok "onto itself" byre-img convert -f qcow2 -O raw "$there" "$same_place"
+		is "$(grep -c "the target is one of the sources" err):$(wc -l <err)" 1:1 "onto itself: said"
+		not_ok "over its backing file" byre-img create -q -f qcow2 -F qcow2 -b "$there" "$same_place"
+	done
+	ok "which are untouched" byre-img compare -q -f raw -F qcow2 disk.raw "$there"
 	ok "compressed there" byre-img convert -c -f raw -O qcow2 -o compression_type=zstd disk.raw "$there"
 	same_there "compressed" "$there" qcow2
 	printf secret >password
