@@ -63,20 +63,23 @@ void doubts_forget(struct doubts *d, bool all)
 	}
 }
 
-bool doubts_overlap(struct doubts *d, uint64_t offset, uint64_t bytes)
+bool doubts_overlap(const struct doubts *d, uint64_t offset, uint64_t bytes)
 {
-	doubts_forget(d, false);
+	uint64_t now_ns = clock_ns();
+
 	for (const struct doubt *one = d->head; one; one = one->next)
-		if (ranges_overlap(offset, bytes, one->offset, one->bytes))
+		if (one->until_ns > now_ns &&
+			ranges_overlap(offset, bytes, one->offset, one->bytes))
 			return true;
 	return false;
 }
 
-bool doubts_of_copies(struct doubts *d)
+bool doubts_of_copies(const struct doubts *d)
 {
-	doubts_forget(d, false);
+	uint64_t now_ns = clock_ns();
+
 	for (const struct doubt *one = d->head; one; one = one->next)
-		if (one->repeated)
+		if (one->until_ns > now_ns && one->repeated)
 			return true;
 	return false;
 }

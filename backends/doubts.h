@@ -31,8 +31,7 @@ void doubts_shorten(struct doubts *d, uint64_t ns);
 /* Those that have passed; `all`: every one. */
 void doubts_forget(struct doubts *d, bool all);
 
-/* The next two forget what has passed. */
-bool doubts_overlap(struct doubts *d, uint64_t offset, uint64_t bytes);
-bool doubts_of_copies(struct doubts *d);
+bool doubts_overlap(const struct doubts *d, uint64_t offset, uint64_t bytes);
+bool doubts_of_copies(const struct doubts *d);
 
 #endif
