@@ -45,6 +45,7 @@ struct nfs {
 	char *url;
 	bool writable, known;
 	uint64_t fsid, inode;
+	uint64_t changed_ns, bytes; /* as it was looked at last */
 
 	/* Home loop; valid while the session is connected. */
 	struct remote remote;
@@ -186,6 +187,8 @@ static int look_at_file(struct nfs *n, struct nfs_context *ctx, struct nfsfh *fh
 			err, ESTALE, "%s: another file has taken its name", n->url);
 	n->inode = st.nfs_ino;
 	n->fsid = st.nfs_dev;
+	n->changed_ns = st.nfs_ctime * 1000000000ull + st.nfs_ctime_nsec;
+	n->bytes = st.nfs_size;
 	*size = st.nfs_size;
 	return 0;
 }
@@ -210,8 +213,10 @@ static void service(void *ctx, int revents)
 
 	if (!n->dead && nfs_service(n->ctx, revents) < 0)
 		n->dead = true;
-	if (n->dead)
+	if (n->dead) {
 		remote_abandon(&n->remote);
+		session_lost(&n->session);
+	}
 	session_tick(&n->session);
 }
 
@@ -300,7 +305,8 @@ static int judge(struct nfs_context *ctx, int ret)
 		"NFS4ERR_ADMIN_REVOKED", NULL};
 	static const char *const later[] = {
 		"NFS3ERR_JUKEBOX", "NFS4ERR_DELAY", "NFS4ERR_GRACE", NULL};
-	const char *why = nfs_get_error(ctx);
+	const char *why =
+		nfs_get_error(ctx); /* a callback's data is none with version 3 */
 
 	if (why && names_one_of(why, forgotten))
 		return SESSION_LOST;
@@ -371,7 +377,7 @@ static void node_disconnect(struct blk *b, bool clean)
 	struct call c = {.ret = 0};
 
 	if (clean && !n->dead)
-		CALL(n, c, nfs_close_async, n->fh);
+		CALL_ONCE(n, c, nfs_close_async, n->fh); /* which frees it */
 	remote_stop(&n->remote);
 	nfs_destroy_context(n->ctx);
 	n->ctx = NULL;
@@ -613,6 +619,14 @@ static int node_identity(struct blk *b, char **out)
 	return 0;
 }
 
+/* Administrators number file systems (fsid=), those of two servers alike. */
+static bool node_is_same(const struct blk *a, const struct blk *b)
+{
+	const struct nfs *x = nfs_of(a), *y = nfs_of(b);
+
+	return x->changed_ns == y->changed_ns && x->bytes == y->bytes;
+}
+
 static int node_check_path(struct blk *b, unsigned *priority)
 {
 	struct nfs_stat_64 st;
@@ -639,6 +653,7 @@ static void node_note_loss(struct blk *b)
 
 static const struct blk_storage_ops storage_ops = {
 	.identity = node_identity,
+	.is_same = node_is_same,
 	.describe = node_describe,
 	.check_path = node_check_path,
 	.note_loss = node_note_loss,

@@ -25,6 +25,13 @@ int blk_identity(struct blk *b, char **out)
 	return ops->identity ? ops->identity(b, out) : -ENOTSUP;
 }
 
+static bool is_chance(struct blk *a, struct blk *b)
+{
+	const struct blk_storage_ops *ops = ops_of(&a);
+
+	return ops == ops_of(&b) && ops->is_same && !ops->is_same(a, b);
+}
+
 static bool is_same_disk(struct blk *a, struct blk *b)
 {
 	bool named = a->needs & BLK_NEEDS_NETWORK && a->filename && b->filename;
@@ -32,7 +39,7 @@ static bool is_same_disk(struct blk *a, struct blk *b)
 	bool same = named && !strcmp(a->filename, b->filename);
 
 	if (!same && !blk_identity(a, &of_a) && !blk_identity(b, &of_b))
-		same = !strcmp(of_a, of_b);
+		same = !strcmp(of_a, of_b) && !is_chance(a, b);
 	free(of_a);
 	free(of_b);
 	return same;
@@ -64,8 +71,11 @@ int blk_check_path(struct blk *b, unsigned *priority)
 
 void blk_note_loss(struct blk *b)
 {
-	const struct blk_storage_ops *ops = ops_of(&b);
+	const struct blk_storage_ops *ops;
 
+	while (b->file)
+		b = b->file;
+	ops = ops_of(&b);
 	if (ops->note_loss)
 		ops->note_loss(b);
 }

@@ -44,6 +44,9 @@ struct blk_storage_ops {
 	 * URL is spelled ("naa.6001405…", "nfs:FSID:FILEID"), malloc'd. -ENOTSUP where nothing
 	 * proves it. */
 	int (*identity)(struct blk *b, char **out);
+	/* Two nodes of this driver have one identity: false where that is chance. May be missing: it
+	 * never is. */
+	bool (*is_same)(const struct blk *a, const struct blk *b);
 	/* Puts members into the object `facts`: what this place can do, how it is doing. */
 	void (*describe)(struct blk *b, struct json *facts);
 	/* One of several paths (BLK_O_PATH): can it be used now, and how much is it worth?

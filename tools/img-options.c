@@ -460,7 +460,7 @@ static int check_below(
 int img_open_backing(const char *filename, const char *name, const char *format,
 	struct blk **out, struct err *err)
 {
-	struct img_place target = img_look_at_place(filename);
+	struct img_place target = {.path = img_local_path(filename)};
 	struct blk *b = NULL;
 	char *path = NULL;
 	int ret = blk_resolve_name(filename, name, true, &path, err);
@@ -473,6 +473,8 @@ int img_open_backing(const char *filename, const char *name, const char *format,
 		if (!err->hint[0])
 			err_hint(err, "Could not open backing image.");
 	}
+	if (!ret && b && !target.path)
+		target = img_look_at_place(filename);
 	if (!ret && b && img_is_place_of(&target, b))
 		ret = same_name(err);
 	if (!ret && b)
