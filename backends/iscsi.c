@@ -529,8 +529,10 @@ static void service(void *ctx, int revents)
 	if (!s->dead && (iscsi_service(s->ctx, revents) < 0 || iscsi_get_fd(s->ctx) < 0 ||
 				!iscsi_is_logged_in(s->ctx)))
 		s->dead = true;
-	if (s->dead)
+	if (s->dead) {
 		remote_abandon(&s->remote);
+		session_lost(&s->session);
+	}
 	session_tick(&s->session);
 }
 
@@ -1337,8 +1339,10 @@ static int node_pr_begin(struct blk *b, struct err *err)
 			"cannot",
 			s->shown);
 	ret = session_run(&s->session, issue_look, &now);
-	return ret ? err_errno(err, -ret, "%s: cannot read the reservation", s->shown)
-		   : 0;
+	if (ret)
+		return err_errno(err, -ret, "%s: cannot read the reservation", s->shown);
+	s->session.passes = true;
+	return 0;
 }
 
 static void node_note_loss(struct blk *b)

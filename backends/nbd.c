@@ -346,8 +346,10 @@ static void service(void *ctx, int revents)
 		nbd_aio_notify_read(c->h);
 	else if ((revents & POLLOUT) && (events & POLLOUT))
 		nbd_aio_notify_write(c->h);
-	if (is_dead(c))
+	if (is_dead(c)) {
 		n->dead = true;
+		session_lost(&n->session);
+	}
 	session_tick(&n->session);
 }
 

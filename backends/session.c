@@ -16,6 +16,7 @@
 #define FIRST_BACKOFF   (SECOND_NS / 20)
 #define LONGEST_BACKOFF (2 * SECOND_NS)
 #define SLICE_NS        (SECOND_NS / 10)
+#define HOPELESS_LOSSES 3
 #define RENEW_NS        (2 * SECOND_NS)
 #define DOUBT_LEAST     (2 * SECOND_NS)
 #define DOUBT_MOST      (15 * SECOND_NS)
@@ -25,6 +26,7 @@ struct session_request {
 	int (*issue)(struct blk *b, void *arg);
 	void *arg;
 	bool once;
+	unsigned losses;
 	uint64_t begun_ns, since_ns; /* the first attempt, the one under way */
 	struct session_request *older, *newer;
 };
@@ -98,7 +100,8 @@ static void lost(struct session *s)
 
 void session_lost(struct session *s)
 {
-	lost(s);
+	if (!s->closing)
+		lost(s);
 }
 
 void session_note_loss(struct session *s)
@@ -144,7 +147,8 @@ static bool is_hopeless(const struct session_request *r)
 {
 	const struct session *s = r->s;
 
-	return clock_ns() - r->begun_ns > s->reconnect_ns + 2 * s->timeout_ns;
+	return r->losses >= HOPELESS_LOSSES &&
+	       clock_ns() - r->begun_ns > s->reconnect_ns + 2 * s->timeout_ns;
 }
 
 /* On the home loop. */
@@ -158,12 +162,14 @@ static int attempt(void *arg)
 	do {
 		ret = s->untold ? SESSION_LOST : wait_up(s);
 		if (ret)
-			return ret;
+			return r->once && !r->losses ? SESSION_UNSENT : ret;
 		enter(r);
 		ret = r->issue(s->b, r->arg);
 		leave(r);
-		if (ret == SESSION_LOST)
+		if (ret == SESSION_LOST) {
 			lost(s);
+			r->losses++;
+		}
 	} while (ret == SESSION_LOST && !r->once && !is_hopeless(r));
 	return ret;
 }
@@ -240,6 +246,16 @@ static int take_behind_error(struct session *s)
 	return ret;
 }
 
+/* A guest's reservation is another's now. What was written before the fence is not written again,
+ * over what others have written since; the next flush says that it may be lost. */
+static void conflict(struct session *s)
+{
+	if (!s->passes || !s->kept.head)
+		return;
+	unflushed_drop(&s->kept, s->kept.seq);
+	s->behind_error = -EBADE;
+}
+
 /* A server tells once of what it lost, and calls the rest well: after a flush that failed
  * all is written again before the next, over another connection. */
 static void distrust(struct session *s, int ret)
@@ -250,22 +266,25 @@ static void distrust(struct session *s, int ret)
 
 static int flush_in_turn(struct change *c)
 {
-	struct session_request r = {.s = c->s, .issue = flush_issue, .arg = c};
+	struct session *s = c->s;
 	int ret;
 
-	if (c->s->doubtful) {
-		c->s->doubtful = false;
-		lost(c->s);
-	}
-	ret = attempt(&r);
-	distrust(c->s, ret);
+	do {
+		struct session_request r = {.s = s, .issue = flush_issue, .arg = c};
 
+		if (s->doubtful) {
+			s->doubtful = false;
+			lost(s);
+		}
+		ret = attempt(&r);
+		distrust(s, ret);
+		if (ret == 0)
+			ret = s->sync_error;
+		if (ret == 0)
+			ret = take_behind_error(s);
+	} while (ret == 0 && s->doubtful); /* by what failed beside it */
 	if (ret == 0)
-		ret = c->s->sync_error;
-	if (ret == 0)
-		ret = take_behind_error(c->s);
-	if (ret == 0)
-		unflushed_drop(&c->s->kept, c->seq);
+		unflushed_drop(&s->kept, c->seq);
 	return ret;
 }
 
@@ -368,6 +387,11 @@ static int change_issue(struct blk *b, void *arg)
 	(void)b;
 	if (ret == SESSION_LOST)
 		doubt(s, c->offset, c->bytes, false, began_ns);
+	if (ret == -EBADE)
+		conflict(s);
+	/* The server may have flushed for it, and not say again what it lost then. */
+	if (ret != -ENOTSUP && (c->flags & BLK_FUA))
+		distrust(s, ret);
 	if (ret || c->other || !s->keeps || !s->ops->flush)
 		return ret;
 	return c->iov ? unflushed_add(&s->kept, c->offset, c->iov, c->niov)
@@ -467,14 +491,38 @@ static void disconnect(struct session *s, bool clean)
 	s->connected = false;
 }
 
-/* One try. What a server refuses to take again is lost: that is told with every flush. */
+/* Once: what is there now is not what it was, which does not pass by waiting. */
+static void tell_refusal(struct session *s, const struct err *err)
+{
+	if (err->code == ESTALE && !s->told)
+		log_line(LOG_LEVEL_ERROR, "%s", err->msg);
+	s->told = err->code == ESTALE;
+}
+
+/* What a server refuses to take again is lost: that is told with every flush. Where there may be room
+ * later, all is written again before the next. */
+static void remember(struct session *s, int ret)
+{
+	if (ret == -EBADE && s->passes) {
+		conflict(s);
+	} else if (ret == -ENOSPC || ret == -EDQUOT) {
+		s->behind_error = ret;
+		s->doubtful = true;
+	} else {
+		s->sync_error = ret;
+	}
+}
+
+/* One try. */
 static bool reconnect(struct session *s)
 {
 	struct err err = ERR_INIT;
 	int ret;
 
-	if (s->ops->connect(s->b, &err))
+	if (s->ops->connect(s->b, &err)) {
+		tell_refusal(s, &err);
 		return false;
+	}
 	s->connected = true;
 	ret = repeat(s);
 	if (ret == SESSION_LOST || is_busy(ret) || s->closing) {
@@ -487,7 +535,7 @@ static bool reconnect(struct session *s)
 			"%s: unflushed data could not be written again after a lost "
 			"connection: %s",
 			s->b->filename, strerror(-ret));
-		s->sync_error = ret;
+		remember(s, ret);
 	}
 	log_line(LOG_LEVEL_WARNING, "%s: connected again", s->b->filename);
 	return true;
@@ -503,13 +551,15 @@ static void back_off(struct session *s, uint64_t ns)
 static void come_back(void *arg)
 {
 	struct session *s = arg;
+	bool brief = s->down_since_ns - s->up_since_ns < SECOND_NS;
 	uint64_t wait_ns = FIRST_BACKOFF;
 
 	while (s->oldest)
 		wait_change(s);
 	disconnect(s, false);
-	if (s->down_since_ns - s->up_since_ns < SECOND_NS)
-		back_off(s, FIRST_BACKOFF);
+	s->brief_ns =
+		brief ? MIN(MAX(s->brief_ns * 2, FIRST_BACKOFF), LONGEST_BACKOFF) : 0;
+	back_off(s, s->brief_ns);
 	/* A copy that may yet land must not do so over another. */
 	while (!s->closing && (doubts_of_copies(&s->doubts) || !reconnect(s))) {
 		if (is_overdue(s))
@@ -587,12 +637,14 @@ static int close_home(void *arg)
 	while (s->returning || s->flushing || s->renewing)
 		wait_change(s);
 	assert(!s->oldest);
+	/* Or it lands over what the next one writes. */
+	while (doubts_forget(&s->doubts, false), s->doubts.head)
+		task_sleep_ns(SLICE_NS);
 	/* A server that has no answer to a goodbye is cut off like any other. */
 	enter(&goodbye);
 	disconnect(s, s->up);
 	leave(&goodbye);
 	unflushed_free(&s->kept);
-	doubts_forget(&s->doubts, true);
 	return 0;
 }
 

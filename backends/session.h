@@ -21,10 +21,12 @@
  *    the socket then must not arrive later, over data written since: sockets are closed
  *    so that the kernel forgets what it has not sent (SO_LINGER of 0). What the server has
  *    received it may carry out later: later changes of the same range wait as long as the server
- *    had it without an answer, two to fifteen seconds (doubts.h).
+ *    had it without an answer, two to fifteen seconds (doubts.h); so does closing, after which
+ *    another may write.
  * 4. Requests wait for a lost connection at most reconnect_ns, then end with SESSION_LOST
  *    (-ENOLINK to whoever made them); trying goes on until the node is closed. So does one
- *    whose every attempt breaks the connection, after reconnect_ns and two times timeout_ns.
+ *    whose every attempt breaks the connection, three and more, after reconnect_ns and two times
+ *    timeout_ns.
  * 5. One of several paths to the same disk (BLK_O_PATH) waits for nothing and keeps nothing:
  *    what it repeated later could undo what another path has written since. After a loss every
  *    request ends with SESSION_LOST, also when there is another connection, until whoever knows
@@ -41,7 +43,8 @@
 #include "backends/unflushed.h"
 #include "block/driver.h"
 
-#define SESSION_LOST (-ENOLINK)
+#define SESSION_LOST   (-ENOLINK)
+#define SESSION_UNSENT (-EHOSTDOWN)
 
 struct session_ops {
 	/* All on the home loop. connect leaves nothing behind where it fails, and starts
@@ -72,11 +75,13 @@ struct session {
 	struct loop *home;
 	uint64_t reconnect_ns, timeout_ns; /* timeout 0: none */
 	bool keeps;			   /* acknowledged writes until they are flushed */
+	atomic_bool passes; /* reservations are a guest's, and so are conflicts */
 	atomic_bool untold; /* of several paths one: that it was lost has not been noted yet */
 
 	/* Home loop. */
 	bool up, closing, connected;
 	bool returning; /* the task that connects again is under way */
+	bool told;	/* that another file is there now */
 	bool renewing;
 	uint64_t renewed_ns;
 	bool flushing;	/* one that nobody asked for is under way */
@@ -87,6 +92,7 @@ struct session {
 	bool doubtful;	/* a flush failed: what was acknowledged before is written again */
 	int sync_error; /* a write that could not be repeated: answers every flush for good */
 	uint64_t up_since_ns, down_since_ns;
+	uint64_t brief_ns; /* what is waited after connections that lasted no second */
 	struct session_request *oldest, *newest; /* in flight */
 	struct task_mutex lock; /* under it conditions are waited for */
 	struct task_cond changed;
@@ -114,7 +120,8 @@ void session_note_loss(struct session *s);
 
 /* Runs issue(b, arg) on the home loop as above. */
 int session_run(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg);
-/* The same, but it is not made again: SESSION_LOST where it may have been done or not. */
+/* The same, but it is not made again: SESSION_LOST where it may have been done or not,
+ * SESSION_UNSENT where it was not. */
 int session_run_once(struct session *s, int (*issue)(struct blk *b, void *arg), void *arg);
 /* As session_run for what changes the disk, which is kept until it is flushed. Flags as the
  * driver operations have them. */

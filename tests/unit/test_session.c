@@ -334,7 +334,7 @@ static void one_that_is_refused_costs_no_other(void **state)
 static void what_breaks_every_connection_ends(void **state)
 {
 	struct blk *b = node_open(
-		"driver=fake,filename=x,reconnect-delay=1,timeout=1", BLK_O_RDWR);
+		"driver=fake,filename=x,reconnect-delay=4,timeout=1", BLK_O_RDWR);
 	uint8_t byte = 8;
 
 	(void)state;
@@ -348,11 +348,16 @@ static void what_breaks_every_connection_ends(void **state)
 	assert_int_equal(blk_close(b), 0);
 }
 
+/* Within the least time that it is in doubt, or never. */
 static void *land_later(void *arg)
 {
+	uint64_t began_ns = clock_ns();
+
 	usleep(800000);
 	pthread_mutex_lock(&server.lock);
-	memcpy(server.cached + server.held_offset, server.held, sizeof(server.held));
+	if (clock_ns() - began_ns < 1500000000)
+		memcpy(server.cached + server.held_offset, server.held,
+			sizeof(server.held));
 	pthread_mutex_unlock(&server.lock);
 	return arg;
 }
@@ -365,13 +370,26 @@ static void what_lands_late_lands_over_nothing_newer(void **state)
 
 	(void)state;
 	server.holds_at = 1;
-	node_fill(b, 0, 4096, 7);
 	assert_int_equal(pthread_create(&thread, NULL, land_later, NULL), 0);
+	node_fill(b, 0, 4096, 7);
 	node_fill(b, 0, 4096, 8);
 	pthread_join(thread, NULL);
 	assert_int_equal(blk_flush(b), 0);
 	assert_true(is_stable(8));
 	assert_int_equal(blk_close(b), 0);
+}
+
+/* Nor over what the next one writes who opens it. */
+static void what_may_land_late_is_waited_for(void **state)
+{
+	struct blk *b = open_fake();
+	uint64_t began_ns = clock_ns();
+
+	(void)state;
+	server.holds_at = 1;
+	node_fill(b, 0, 4096, 7);
+	assert_int_equal(blk_close(b), 0);
+	assert_true(clock_ns() - began_ns >= 2000000000);
 }
 
 /* Neither does one of the copies that were written again. */
@@ -425,6 +443,7 @@ int main(void)
 		cmocka_unit_test_setup(what_breaks_every_connection_ends, serve_anew),
 		cmocka_unit_test_setup(
 			what_lands_late_lands_over_nothing_newer, serve_anew),
+		cmocka_unit_test_setup(what_may_land_late_is_waited_for, serve_anew),
 		cmocka_unit_test_setup(
 			a_copy_that_lands_late_lands_over_no_other, serve_anew),
 		cmocka_unit_test_setup(
