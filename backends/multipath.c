@@ -20,13 +20,15 @@
  *    not do so over what is written later. Its own repetition is harmless, being the same
  *    bytes. First the disk is fenced (blk_fence: whatever was sent before is ended), and
  *    changes of the same range wait two seconds; where there is no fence, doubt= seconds.
- * 5. A flush goes to every path that took changes since the last one.
+ * 5. A flush goes to every path that took changes since the last one, one at a time, and all is
+ *    repeated before the next one where it fails. For a write that is to be stable the node flushes,
+ *    where a path has no such writes; what such a write was told counts for a flush beside it.
  * 6. A path that answers EIO, and another that does not, is lost; where all answer so, the
  *    disk has the error.
  * 7. A path that comes back may come from a server that was started anew, of which the others, if
  *    nobody has used them since, have yet to tell. Before it is used all copies are written again.
- * 8. A request that no path survives ends with the path's error after twice as long as any one wait may
- *    take; so do all, where no path takes the copies. What is kept stays kept.
+ * 8. A request that costs more paths than there are, and twice as long as any one wait may take, ends
+ *    with the path's error; so do all, where no path takes the copies. What is kept stays kept.
  *
  * Locks: `lock` around all of the state, held across no I/O; `probing` is shared by those
  * who ask a path how it is, and held alone by whoever fences, which would end their
@@ -73,9 +75,39 @@ static int mp_preadv(
 	return mp_run(b, &r);
 }
 
+static int mp_flush(struct blk *b)
+{
+	struct multipath *m = mp_of(b);
+	int ret;
+
+	task_lock(&m->lock);
+	ret = mp_flush_all(m);
+	task_unlock(&m->lock);
+	return ret;
+}
+
+/* Without what the path would flush for by itself, which is the node's to do (settle_stable). */
+static unsigned flags_for(const struct blk *path, const struct mp_request *r)
+{
+	return path->caps & BLK_CAP_FUA ? r->flags : r->flags & ~(unsigned)BLK_FUA;
+}
+
+static int settle_stable(struct blk *b, unsigned flags, int ret)
+{
+	struct multipath *m = mp_of(b);
+	bool lacks;
+
+	if (ret || !(flags & BLK_FUA))
+		return ret;
+	task_lock(&m->lock);
+	lacks = m->lacks_fua;
+	task_unlock(&m->lock);
+	return lacks ? mp_flush(b) : 0;
+}
+
 static int issue_write(struct blk *path, const struct mp_request *r)
 {
-	return blk_pwritev(path, r->offset, r->iov, r->niov, r->flags);
+	return blk_pwritev(path, r->offset, r->iov, r->niov, flags_for(path, r));
 }
 
 static int mp_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
@@ -90,12 +122,12 @@ static int mp_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
 		.changes = true,
 		.keeps = mp_keeps_copies(b)};
 
-	return mp_run(b, &r);
+	return settle_stable(b, flags, mp_run(b, &r));
 }
 
 static int issue_zero(struct blk *path, const struct mp_request *r)
 {
-	return blk_zero(path, r->offset, r->bytes, r->flags | BLK_NO_FALLBACK);
+	return blk_zero(path, r->offset, r->bytes, flags_for(path, r) | BLK_NO_FALLBACK);
 }
 
 static int mp_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flags)
@@ -107,7 +139,7 @@ static int mp_zero(struct blk *b, uint64_t offset, uint64_t bytes, unsigned flag
 		.changes = true,
 		.keeps = mp_keeps_copies(b)};
 
-	return mp_run(b, &r);
+	return settle_stable(b, flags, mp_run(b, &r));
 }
 
 static int issue_discard(struct blk *path, const struct mp_request *r)
@@ -139,17 +171,6 @@ static int mp_extent(
 
 	if (ret == 0 && (out->flags & BLK_EXT_HOST))
 		out->host = b;
-	return ret;
-}
-
-static int mp_flush(struct blk *b)
-{
-	struct multipath *m = mp_of(b);
-	int ret;
-
-	task_lock(&m->lock);
-	ret = mp_flush_all(m);
-	task_unlock(&m->lock);
 	return ret;
 }
 
@@ -351,7 +372,7 @@ static void stop(struct multipath *m)
 	task_cond_broadcast(&m->changed);
 	if (write(m->wake_fd, &one, sizeof(one)) < 0)
 		log_line(LOG_LEVEL_ERROR, "multipath: %s", strerror(errno));
-	while (m->tasks)
+	while (m->tasks) /* the ticker's lasts until nothing is in doubt, for whoever writes next */
 		task_cond_wait(&m->changed, &m->lock);
 	task_unlock(&m->lock);
 	for (unsigned i = 0; i < m->set.n; i++)
@@ -376,7 +397,6 @@ static int mp_close(struct blk *b)
 		free(m->lane[i].name);
 	}
 	unflushed_free(&m->kept);
-	doubts_forget(&m->doubts, true);
 	free(m->identity);
 	return 0;
 }
@@ -575,6 +595,7 @@ static int issue_holders(struct blk *path, const struct mp_request *r)
 	struct looking *w = r->out;
 
 	*w->err = (struct err)ERR_INIT;
+	json_free(w->list);
 	w->list = blk_holders(path, w->err);
 	return w->list ? 0 : -w->err->code;
 }
@@ -598,7 +619,7 @@ static int issue_break(struct blk *path, const struct mp_request *r)
 static int mp_break_lock(struct blk *b, const char *holder, struct err *err)
 {
 	struct looking w = {.holder = holder, .err = err};
-	struct mp_request r = {.issue = issue_break, .out = &w};
+	struct mp_request r = {.issue = issue_break, .out = &w, .once = true};
 
 	return mp_run(b, &r);
 }

@@ -48,7 +48,12 @@ struct multipath {
 	unsigned in_flight;        /* requests given to a path */
 	uint64_t no_path_since_ns; /* 0: one is up */
 	uint64_t lost_ns;          /* since when requests have been held up by a loss; 0: they are not */
+	uint64_t held_up_ns; /* the same, but since it was noticed, or since a path came after all were gone */
+	unsigned failed_restores;  /* since then */
 	int flush_error;           /* answers every flush for good */
+	int owes; /* -errno for the next flush: the copies were dropped, or could not be repeated yet */
+	unsigned flushes, stable[2]; /* so far; stable requests in flight, begun between even and odd */
+	bool lacks_fua; /* a lane does; it is flushed for */
 	int refused;               /* answers every change: the disk is another's now */
 	char *identity;
 	bool knows_size;
@@ -108,7 +113,7 @@ void mp_note_paths(struct multipath *m);
 void mp_start_recovering(struct multipath *m);
 /* No request begins until all that is kept was written again. */
 void mp_recover(struct multipath *m);
-/* Nothing is written by this node any more. */
+/* Nothing is written by this node any more: its reservation was taken away. */
 void mp_refuse(struct multipath *m);
 /* The last thing such a task does. */
 void mp_task_ended(struct multipath *m);

@@ -65,6 +65,7 @@ static int has_size(struct multipath *m, struct lane *l, struct blk *b, struct e
 			blk_filename(b), (unsigned long long)bytes,
 			(unsigned long long)blk_size(m->b));
 	}
+	m->lacks_fua |= !(b->caps & BLK_CAP_FUA);
 	task_unlock(&m->lock);
 	return ret;
 }
@@ -285,13 +286,16 @@ void mp_tick(void *arg)
 	struct multipath *m = arg;
 
 	task_lock(&m->lock);
-	while (!m->closing) {
+	while (!m->closing || m->tasks > 1 || m->doubts.head) {
 		mp_start_recovering(m);
 		if (m->opening || m->no_path_since_ns || m->lost_ns || m->doubts.head)
-			task_cond_broadcast(&m->changed);
+			task_cond_broadcast(&m->changed); /* and who waits looks next */
 		doubts_forget(&m->doubts, false);
 		task_unlock(&m->lock);
-		rest(m, TICK_NS);
+		if (m->closing)
+			task_sleep_ns(TICK_NS);
+		else
+			rest(m, TICK_NS);
 		task_lock(&m->lock);
 	}
 	mp_task_ended(m);

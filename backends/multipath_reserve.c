@@ -98,43 +98,70 @@ int mp_pr_begin(struct blk *b, struct err *err)
 	return ret;
 }
 
-/* The guest knows of one path, and may reserve again what it holds; by another than the one that holds
- * it, that is a conflict. */
-static bool is_held_by_guest(struct blk *path, const struct blk_pr *pr)
-{
-	uint64_t key = be64_load(pr->out);
-	struct reserve_state now;
+struct through {
+	struct blk_pr *pr;
+	bool registered; /* the guest is, under the key that it says */
+};
 
-	return reserve_look(run_pr, path, &now) == 0 && reserve_is_ours(&now, key) &&
-	       now.type == (pr->scope_type & 0xf);
+/* 0 where the guest holds it, as it says; -EBADE where it does not. */
+static int issue_look(struct blk *path, const struct mp_request *r)
+{
+	const struct blk_pr *pr = ((const struct through *)r->out)->pr;
+	struct reserve_state now;
+	int ret = reserve_look(run_pr, path, &now);
+
+	if (ret)
+		return ret;
+	return reserve_is_ours(&now, be64_load(pr->out)) &&
+			       now.type == (pr->scope_type & 0xf)
+		       ? 0
+		       : -EBADE;
 }
 
+/* The guest knows of one path, and may reserve again what it holds; by another than the one that
+ * holds it, that is a conflict. */
 static int issue_pr(struct blk *path, const struct mp_request *r)
 {
-	struct blk_pr *pr = r->out;
-	int ret = blk_pr(path, pr);
+	const struct through *t = r->out;
+	int ret = blk_pr(path, t->pr);
 
-	if (ret == -EBADE && pr->out && pr->action == BLK_PR_RESERVE &&
-		is_held_by_guest(path, pr))
-		return 0;
+	if (ret == -EBADE && t->registered && t->pr->action == BLK_PR_RESERVE)
+		return issue_look(path, r);
 	return ret;
 }
 
 static int through_one(struct blk *b, struct blk_pr *pr)
 {
-	struct mp_request r = {.issue = issue_pr, .out = pr, .once = !blk_pr_repeats(pr)};
+	struct multipath *m = mp_of(b);
+	struct through t = {.pr = pr};
+	struct mp_request r = {.issue = issue_pr, .out = &t, .once = !blk_pr_repeats(pr)};
 
+	task_lock(&m->reserving);
+	t.registered =
+		pr->out && m->guest_registers && m->guest_key == be64_load(pr->out);
+	task_unlock(&m->reserving);
 	return mp_run(b, &r);
+}
+
+/* The path that holds it may be lost, and to all others a release is none of theirs, and well. */
+static int check_released(struct blk *b, struct blk_pr *pr)
+{
+	struct through t = {.pr = pr};
+	struct mp_request r = {.issue = issue_look, .out = &t};
+
+	return mp_run(b, &r) == -EBADE ? 0 : -EIO;
 }
 
 /* What concerns each path's own registration; one that is lost follows when it is back. The first
  * refusal decides, and nothing is taken back: the guest hears of it, and whatever it does next it
- * does to all. */
-static int through_all(struct multipath *m, struct blk_pr *pr)
+ * does to all. *missing: there are paths that it was not done to. */
+static int through_all(struct multipath *m, struct blk_pr *pr, bool *missing)
 {
 	struct lane *up[PATHS_MAX];
 	unsigned n = paths_up(m, up);
 	int ret = -ENOLINK;
+
+	*missing = n < m->set.n;
 
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t began_ns = clock_ns();
@@ -144,6 +171,7 @@ static int through_all(struct multipath *m, struct blk_pr *pr)
 			task_lock(&m->lock);
 			mp_lose(up[i], PATH_FAILED, one, began_ns);
 			task_unlock(&m->lock);
+			*missing = true;
 		} else if (ret == -ENOLINK || ret == 0) {
 			ret = one;
 		}
@@ -168,7 +196,7 @@ static bool is_for_one_path(const struct blk_pr *pr)
 int mp_pr(struct blk *b, struct blk_pr *pr)
 {
 	struct multipath *m = mp_of(b);
-	bool all = pr->out && (registers(pr) || pr->action == BLK_PR_RELEASE);
+	bool all = pr->out && (registers(pr) || pr->action == BLK_PR_RELEASE), missing;
 	int ret;
 
 	if (pr->out && is_for_one_path(pr))
@@ -176,11 +204,12 @@ int mp_pr(struct blk *b, struct blk_pr *pr)
 	if (!all)
 		return through_one(b, pr);
 	task_lock(&m->reserving);
-	ret = through_all(m, pr);
+	ret = through_all(m, pr, &missing);
 	if (ret == 0 && registers(pr)) {
 		m->guest_registers = true;
 		m->guest_key = be64_load(pr->out + 8);
 	}
 	task_unlock(&m->reserving);
-	return ret;
+	return ret == 0 && missing && pr->action == BLK_PR_RELEASE ? check_released(b, pr)
+								   : ret;
 }

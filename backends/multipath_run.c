@@ -52,6 +52,9 @@ void mp_note_paths(struct multipath *m)
 
 	for (unsigned i = 0; i < m->set.n; i++)
 		up |= m->lane[i].path.state == PATH_UP;
+	if (up && m->no_path_since_ns)
+		m->held_up_ns +=
+			clock_ns() - m->no_path_since_ns; /* which is another wait */
 	if (up)
 		m->no_path_since_ns = 0;
 	else if (!m->no_path_since_ns)
@@ -90,23 +93,26 @@ void mp_lose(struct lane *l, enum path_state state, int error, uint64_t since_ns
 		l->index, l->name, strerror(-error));
 	l->error = error;
 	l->took_changes = false;
-	if (!m->lost_ns)
+	if (!m->lost_ns) {
 		m->lost_ns = since_ns;
+		m->held_up_ns = clock_ns();
+	}
 	mp_recover(m);
 	mp_note_paths(m);
 }
 
-/* Twice as long as any one wait: requests that no path survives, or copies that none takes. */
-static bool is_hopeless(const struct multipath *m, uint64_t since_ns)
+/* What cost more paths than there are, for twice as long as any one wait may take: a request that
+ * no path survives, or copies that none takes. */
+static bool is_hopeless(const struct multipath *m, uint64_t since_ns, unsigned losses)
 {
 	uint64_t most_ns = MAX(2 * (m->no_path_ns + m->doubt_ns), HOPELESS_LEAST);
 
-	return since_ns && clock_ns() - since_ns > most_ns;
+	return losses > m->set.n && clock_ns() - since_ns > most_ns;
 }
 
 static bool is_overdue(const struct multipath *m)
 {
-	if (is_hopeless(m, m->lost_ns))
+	if (is_hopeless(m, m->held_up_ns, m->failed_restores))
 		return true;
 	return m->no_path_since_ns && clock_ns() - m->no_path_since_ns >= m->no_path_ns;
 }
@@ -220,6 +226,18 @@ void mp_refuse(struct multipath *m)
 	m->refused = m->flush_error = -EBADE;
 }
 
+/* What was written before belongs to the time before the fence: it is not written again, over what
+ * others have written since, and the next flush says that it may be lost. */
+static void mp_conflict(struct multipath *m)
+{
+	if (!m->passes) {
+		mp_refuse(m);
+	} else if (m->kept.head) {
+		unflushed_drop(&m->kept, m->kept.seq);
+		m->owes = -EBADE;
+	}
+}
+
 /* Those that answered EIO where another then did it. */
 static void lose_faulty(struct multipath *m, uint32_t faulty)
 {
@@ -228,10 +246,19 @@ static void lose_faulty(struct multipath *m, uint32_t faulty)
 			mp_lose(&m->lane[i], PATH_FAILED, -EIO, clock_ns());
 }
 
+/* A path may flush for a request that is to be stable, and its server tells once of what it lost: as
+ * much as it had may be gone. */
+static void doubt_stable(struct multipath *m, const struct mp_request *r, int ret)
+{
+	if (ret && ret != -ENOTSUP && (r->flags & BLK_FUA) && m->kept.head)
+		mp_recover(m);
+}
+
 static int run_over_lanes(struct multipath *m, const struct mp_request *r)
 {
 	uint32_t faulty = 0;
 	uint64_t first_ns = clock_ns(), began_ns, losses;
+	unsigned cost = 0;
 	struct lane *l;
 	int ret;
 
@@ -247,8 +274,9 @@ static int run_over_lanes(struct multipath *m, const struct mp_request *r)
 		ret = attempt(l, r, &began_ns);
 		/* Lost meanwhile, and told to another request: this may be an answer by a server that
 		 * has forgotten. What it changed is kept, and so repeated. */
-		if (ret == 0 && !r->changes && losses != l->path.losses)
+		if (ret == 0 && !r->changes && !r->once && losses != l->path.losses)
 			continue;
+		doubt_stable(m, r, ret);
 		if (ret == -EIO) {
 			faulty |= 1u << l->index;
 			continue;
@@ -258,24 +286,27 @@ static int run_over_lanes(struct multipath *m, const struct mp_request *r)
 		if (r->changes && !is_answer(ret))
 			doubt(m, r);
 		mp_lose(l, PATH_FAILED, ret, began_ns);
-		if ((r->once && !is_answer(ret)) || is_hopeless(m, first_ns))
+		if ((r->once && !is_answer(ret)) || is_hopeless(m, first_ns, ++cost))
 			return ret;
 	}
 	if (ret == 0)
 		lose_faulty(m, faulty);
-	if (r->changes && ret == -EBADE && !m->passes)
-		mp_refuse(m);
+	if (r->changes && ret == -EBADE)
+		mp_conflict(m);
 	return ret;
 }
 
-/* The lock is held. A path without such writes flushes for one that is to be stable, and a server
- * tells once of what it lost: as much as it had may be gone. */
+/* The lock is held. Flushes wait for stable requests that began before they ended (flush_in_turn). */
 static int run_locked(struct multipath *m, const struct mp_request *r)
 {
-	int ret = run_over_lanes(m, r);
+	unsigned *stable = r->flags & BLK_FUA ? &m->stable[m->flushes % 2] : NULL;
+	int ret;
 
-	if (ret && (r->flags & BLK_FUA) && m->kept.head)
-		mp_recover(m);
+	if (stable)
+		++*stable;
+	ret = run_over_lanes(m, r);
+	if (stable && --*stable == 0)
+		task_cond_broadcast(&m->changed);
 	return ret;
 }
 
@@ -336,9 +367,25 @@ static unsigned collect(struct multipath *m, struct flushing *f)
 	return n;
 }
 
+/* A server tells once of what it lost, and calls the rest well: all is written again before the next
+ * flush. */
+static void doubt_flushed(struct multipath *m, struct lane *l, int ret)
+{
+	l->took_changes = l->path.state == PATH_UP;
+	if (ret == -EBADE) {
+		mp_conflict(m);
+		m->owes = 0; /* it is being told */
+	} else if (mp_keeps_copies(m->b)) {
+		mp_recover(m);
+	} else {
+		m->flush_error = ret;
+	}
+}
+
 /* True: once more, through what is left. A flush that one path cannot do is done when all
- * was repeated through another. */
-static bool judge_flush(struct multipath *m, const struct flushing *f, unsigned n)
+ * was repeated through another. *error is the disk's own. */
+static bool judge_flush(
+	struct multipath *m, const struct flushing *f, unsigned n, int *error)
 {
 	bool again = false;
 
@@ -358,11 +405,31 @@ static bool judge_flush(struct multipath *m, const struct flushing *f, unsigned 
 				paths_pick(&m->set, 0, 1u << l->index, clock_ns()))) {
 			mp_lose(l, PATH_FAILED, ret, clock_ns());
 			again = true;
-		} else if (!m->flush_error) {
-			m->flush_error = ret;
+		} else {
+			*error = *error ? *error : ret;
+			doubt_flushed(m, l, ret);
 		}
 	}
 	return again;
+}
+
+/* A conflict once; for want of room, until the copies have been repeated. */
+static int tell_owed(struct multipath *m)
+{
+	int ret = m->owes;
+
+	if (ret == -EBADE)
+		m->owes = 0;
+	return ret;
+}
+
+/* Those that began before this moment: what they were told decides, too. */
+static void wait_stable(struct multipath *m)
+{
+	unsigned *stable = &m->stable[m->flushes++ % 2];
+
+	while (*stable)
+		task_cond_wait(&m->changed, &m->lock);
 }
 
 /* One at a time. The lock is held, and not across requests. */
@@ -372,13 +439,18 @@ static int flush_in_turn(struct multipath *m)
 	uint64_t first_ns = clock_ns(), seq;
 	struct lane *any;
 	bool again;
-	unsigned n;
+	unsigned n, rounds = 0;
 	int ret;
 
+	if (m->owes == -EBADE)
+		return tell_owed(m);
+	if (m->owes)
+		mp_recover(m);
+	m->owes = 0;
 	do {
 		ret = mp_next_lane(m, 0, 0, &any); /* and nothing is being restored */
-		if (ret)
-			return ret;
+		if (ret || m->owes)
+			return ret ? ret : tell_owed(m);
 		n = collect(m, f);
 		seq = m->kept.seq;
 		m->in_flight++;
@@ -388,12 +460,13 @@ static int flush_in_turn(struct multipath *m)
 		task_lock(&m->lock);
 		if (--m->in_flight == 0 && m->recovering)
 			task_cond_broadcast(&m->changed);
-		again = judge_flush(m, f, n);
-		if (again && is_hopeless(m, first_ns))
-			return -ENOLINK;
-	} while (again && !m->flush_error);
-	if (m->flush_error)
-		return m->flush_error;
+		wait_stable(m);
+		again = judge_flush(m, f, n, &ret) || m->recovering;
+		if (again && is_hopeless(m, first_ns, ++rounds))
+			ret = -ENOLINK;
+	} while (again && !ret && !m->flush_error);
+	if (ret || m->flush_error)
+		return ret ? ret : m->flush_error;
 	unflushed_drop(&m->kept, seq);
 	return 0;
 }
@@ -465,14 +538,18 @@ static int fence(struct multipath *m, struct lane *l)
 	return ret;
 }
 
-/* A copy that may yet land must not do so over another. What a target had received and not begun when
+/* A copy that may yet land must not do so over another. False: the node is being closed. What a target had received and not begun when
  * it was fenced, it begins within moments, now that it answers. */
-static void wait_copies(struct multipath *m)
+static bool wait_copies(struct multipath *m)
 {
+	bool closing;
+
 	task_lock(&m->lock);
 	while (!m->closing && doubts_of_copies(&m->doubts))
 		task_cond_wait(&m->changed, &m->lock);
+	closing = m->closing;
 	task_unlock(&m->lock);
+	return !closing;
 }
 
 /* Through this path, all becomes as it was acknowledged. The lock is not held. */
@@ -490,10 +567,10 @@ static void restore(struct multipath *m, struct restoring *r)
 			task_unlock(&m->lock);
 		}
 	}
-	wait_copies(m);
 	r->ret = 0;
 	blk_raise_size(l->b, blk_size(m->b));
-	repeat_kept(m, r);
+	if (wait_copies(m))
+		repeat_kept(m, r);
 }
 
 /* A path, when nothing is in flight. NULL: the node is being closed. The lock is held. */
@@ -518,11 +595,15 @@ static void recovered(struct multipath *m, const struct lane *l, int ret)
 			"%s: unflushed data could not be written again through path %u: "
 			"%s",
 			m->b->filename, l->index, strerror(-ret));
-		if (ret == -EBADE && !m->passes)
-			mp_refuse(m);
-		m->flush_error = ret;
+		if (ret == -EBADE)
+			mp_conflict(m);
+		else if (ret == -ENOSPC || ret == -EDQUOT)
+			m->owes = ret; /* there may be room later */
+		else
+			m->flush_error = ret;
 	}
 	m->recovering = false;
+	m->failed_restores = 0;
 	if (!m->lost_ns)
 		return; /* a path came, none went */
 	m->recoveries++;
@@ -580,6 +661,7 @@ static void recover(void *arg)
 		restore(m, &r);
 		task_lock(&m->lock);
 		ended = judge_restoring(m, &r);
+		m->failed_restores += !ended;
 	}
 	m->recoverer_runs = false;
 	mp_task_ended(m);

@@ -41,6 +41,7 @@ static struct {
 	unsigned holder; /* nexus */
 	unsigned type;
 	bool has_none, reserves_itself;
+	unsigned writes;   /* that were not refused */
 	bool drops_answer; /* the next command is done, and its path breaks */
 } lun = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -100,6 +101,7 @@ static int lun_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
 	(void)flags;
 	if (ret == 0 && lun.held && !lun.key[nexus_of(b)])
 		ret = -EBADE;
+	lun.writes += ret == 0;
 	return leave(ret);
 }
 
@@ -284,6 +286,7 @@ static uint64_t key_of(unsigned nexus)
 #define BAD_CDB     0x52400u
 #define LIST_LENGTH 0x51a00u
 #define WRITE_ERROR 0x30c00u
+#define FAILURE     0x44400u
 #define CONFLICT    0x18u
 
 #define ONE_PATH "driver=raw,file.driver=lun,file.filename=0"
@@ -565,7 +568,7 @@ static void what_cannot_be_done_twice_is_not(void **state)
 	assert_int_equal(out(BLK_PR_REGISTER, 0, 0, 0x11), 0);
 	assert_int_equal(out(BLK_PR_RESERVE, REGISTRANTS_ONLY, 0x11, 0), 0);
 	lun.drops_answer = true;
-	assert_int_equal(out(BLK_PR_CLEAR, 0, 0x11, 0), WRITE_ERROR);
+	assert_int_equal(out(BLK_PR_CLEAR, 0, 0x11, 0), FAILURE);
 	assert_false(lun.held);
 	assert_int_equal(out(BLK_PR_REGISTER, 0, 0, 0x11), 0);
 	close_disk();
@@ -588,6 +591,58 @@ static void the_holder_reserves_by_any_path(void **state)
 	for (unsigned i = 0; i < 3; i++)
 		assert_int_equal(
 			out(BLK_PR_RESERVE, REGISTRANTS_ONLY, 0x11, 0), CONFLICT);
+	close_disk();
+}
+
+/* The path that holds it is away, and the others cannot release it. */
+static void what_is_not_released_is_an_error(void **state)
+{
+	unsigned holder;
+
+	(void)state;
+	open_many();
+	assert_int_equal(out(BLK_PR_REGISTER, 0, 0, 0x11), 0);
+	assert_int_equal(out(BLK_PR_RESERVE, REGISTRANTS_ONLY, 0x11, 0), 0);
+	holder = lun.holder;
+	break_nexus(holder, true);
+	wait_for(holder, "failed");
+	assert_int_equal(out(BLK_PR_RELEASE, REGISTRANTS_ONLY, 0x11, 0), WRITE_ERROR);
+	break_nexus(holder, false);
+	wait_for(holder, "up");
+	assert_int_equal(out(BLK_PR_RELEASE, REGISTRANTS_ONLY, 0x11, 0), 0);
+	assert_false(lun.held);
+	close_disk();
+}
+
+static unsigned flush_disk(void)
+{
+	return RUN(0, 0, 0x35);
+}
+
+/* A conflict is the answer to one request. What was written before the fence is not written again over
+ * what others may have written since. */
+static void a_guest_that_is_let_in_again_can_flush(void **state)
+{
+	(void)state;
+	open_many();
+	assert_int_equal(out(BLK_PR_REGISTER, 0, 0, 0x11), 0);
+	assert_int_equal(out(BLK_PR_RESERVE, REGISTRANTS_ONLY, 0x11, 0), 0);
+	assert_int_equal(write_block(), 0);
+	assert_int_equal(stranger(BLK_PR_REGISTER, 0, 0, 0x33), 0);
+	assert_int_equal(stranger(BLK_PR_PREEMPT, REGISTRANTS_ONLY, 0x33, 0x11), 0);
+	/* The copies are refused, which the next flush says. */
+	break_nexus(1, true);
+	wait_for(1, "failed");
+	assert_int_equal(flush_disk(), CONFLICT);
+	assert_int_equal(out(BLK_PR_REGISTER, 0, 0, 0x12), 0);
+	lun.writes = 0;
+	assert_int_equal(flush_disk(), 0);
+	break_nexus(1, false);
+	wait_for(1, "up");
+	assert_int_equal(flush_disk(), 0);
+	assert_int_equal(lun.writes, 0);
+	assert_int_equal(write_block(), 0);
+	assert_int_equal(flush_disk(), 0);
 	close_disk();
 }
 
@@ -628,6 +683,8 @@ int main(void)
 		TEST(a_path_that_is_lost_meanwhile_follows),
 		TEST(what_cannot_be_done_twice_is_not),
 		TEST(the_holder_reserves_by_any_path),
+		TEST(what_is_not_released_is_an_error),
+		TEST(a_guest_that_is_let_in_again_can_flush),
 		TEST(a_path_that_comes_back_undoes_no_fence),
 	};
 

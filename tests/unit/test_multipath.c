@@ -818,7 +818,7 @@ static void what_loses_every_path_ends(void **state)
 
 	(void)state;
 	serve_anew();
-	b = node_open(THREE ",no-path-timeout=1,doubt=0", BLK_O_RDWR);
+	b = node_open(THREE ",no-path-timeout=5,doubt=0", BLK_O_RDWR);
 	node_fill(b, 0, 4096, 7);
 	server.cursed_offset = 4096;
 	assert_true(blk_pwrite(b, 4096, &byte, 1, 0) < 0);
