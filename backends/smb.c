@@ -110,6 +110,8 @@ struct smb {
 	struct session session;
 	struct place place;
 	bool writable, locking, known;
+	uint64_t written_us; /* when the file was, last, as it was opened */
+	bool kept_out; /* since then nobody writes but who gets in while our lock is gone */
 	bool taken; /* others may have written to the file: nothing is done to it any more */
 	uint64_t index; /* of the file in its file system */
 	struct disk_id id;
@@ -566,6 +568,7 @@ static void take_volume_info(const void *reply, void *out)
 
 struct file_facts {
 	uint64_t size, allocated, index;
+	uint64_t written_us; /* when it was, last */
 };
 
 static int look_at_file(struct link *l, const smb2_file_id file, struct file_facts *out)
@@ -585,7 +588,9 @@ static int look_at_file(struct link *l, const smb2_file_id file, struct file_fac
 		return -EIO;
 	*out = (struct file_facts){.size = info.file->standard.end_of_file,
 		.allocated = info.file->standard.allocation_size,
-		.index = info.file->index_number};
+		.index = info.file->index_number,
+		.written_us = info.file->basic.last_write_time.tv_sec * 1000000ull +
+			      info.file->basic.last_write_time.tv_usec};
 	smb2_free_data(info.ctx, info.file);
 	return 0;
 }
@@ -819,10 +824,17 @@ static int settle_file(struct blk *b, const struct opened *o, struct err *err)
 	if (n->known && n->index != now.index)
 		return err_set(err, ESTALE, "%s: another file has taken its name",
 			n->place.shown);
+	if (n->known && n->kept_out && n->written_us != now.written_us)
+		return err_set(err, ESTALE,
+			"%s: somebody wrote to it while the connection, and with it the "
+			"lock, was gone",
+			n->place.shown);
 	if (!n->known)
 		b->size = now.size;
 	n->known = true;
 	n->index = now.index;
+	n->written_us = now.written_us;
+	n->kept_out = !n->writable && n->share != SHARE_BOTH;
 	n->id = o->id;
 	return 0;
 }
@@ -878,7 +890,7 @@ static int settle_note(struct smb *n, struct err *err)
 	free(note);
 	if (ret == -ESTALE) {
 		n->taken = true;
-		log_line(LOG_LEVEL_ERROR,
+		return err_set(err, ESTALE,
 			"%s: another program may have written to it while the connection "
 			"was lost: it is left alone",
 			n->place.shown);

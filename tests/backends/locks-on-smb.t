@@ -106,6 +106,20 @@ refused "who has one" write -f qcow2 "$image"
 refused "to read" read_ -f qcow2 "$image"
 ok "two paths end well" let_go a $a
 
+# A reader's lock is gone with its connection, too, and what somebody writes meanwhile is not what it began
+# to read. It stands still here until that is done.
+echo "read -q 0 512" >b.after
+hold b -r -f qcow2 "$image"
+b=$holder
+kill -STOP $b
+restart smb 0.3
+ok "a writer gets in while a reader's connection is gone" write -f qcow2 "$image"
+kill -CONT $b
+ok "the reader is told" wait_for grep -q "somebody wrote to it" b.err
+kill $b
+touch b.go # or what writes its commands would wait
+wait $b 2>/dev/null
+
 # The connection ends under load and comes back, the lock with it.
 for i in $(seq 0 39); do echo "write -q -P $((i + 1)) $((i * 8))k 8k"; echo "sleep 20"; done >a.after
 for i in $(seq 0 39); do echo "read -q -P $((i + 1)) $((i * 8))k 8k"; done >>a.after
