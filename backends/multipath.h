@@ -52,6 +52,7 @@ struct multipath {
 	unsigned failed_restores;  /* since then */
 	int flush_error;           /* answers every flush for good */
 	int owes; /* -errno for the next flush: the copies were dropped, or could not be repeated yet */
+	unsigned repeats; /* begun, of the copies */
 	unsigned flushes, stable[2]; /* so far; stable requests in flight, begun between even and odd */
 	bool lacks_fua; /* a lane does; it is flushed for */
 	int refused;               /* answers every change: the disk is another's now */

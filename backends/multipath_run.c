@@ -77,6 +77,7 @@ void mp_start_recovering(struct multipath *m)
 
 void mp_recover(struct multipath *m)
 {
+	m->repeats++;
 	m->recovering = true;
 	mp_start_recovering(m);
 }
@@ -250,7 +251,7 @@ static void lose_faulty(struct multipath *m, uint32_t faulty)
  * much as it had may be gone. */
 static void doubt_stable(struct multipath *m, const struct mp_request *r, int ret)
 {
-	if (ret && ret != -ENOTSUP && (r->flags & BLK_FUA) && m->kept.head)
+	if ((r->flags & BLK_FUA) && m->kept.head && unflushed_is_in_doubt(ret))
 		mp_recover(m);
 }
 
@@ -439,7 +440,7 @@ static int flush_in_turn(struct multipath *m)
 	uint64_t first_ns = clock_ns(), seq;
 	struct lane *any;
 	bool again;
-	unsigned n, rounds = 0;
+	unsigned n, repeats, rounds = 0;
 	int ret;
 
 	if (m->owes == -EBADE)
@@ -453,6 +454,7 @@ static int flush_in_turn(struct multipath *m)
 			return ret ? ret : tell_owed(m);
 		n = collect(m, f);
 		seq = m->kept.seq;
+		repeats = m->repeats;
 		m->in_flight++;
 		task_unlock(&m->lock);
 		if (n)
@@ -460,8 +462,9 @@ static int flush_in_turn(struct multipath *m)
 		task_lock(&m->lock);
 		if (--m->in_flight == 0 && m->recovering)
 			task_cond_broadcast(&m->changed);
+		again = judge_flush(m, f, n, &ret);
 		wait_stable(m);
-		again = judge_flush(m, f, n, &ret) || m->recovering;
+		again |= repeats != m->repeats;
 		if (again && is_hopeless(m, first_ns, ++rounds))
 			ret = -ENOLINK;
 	} while (again && !ret && !m->flush_error);
@@ -538,18 +541,19 @@ static int fence(struct multipath *m, struct lane *l)
 	return ret;
 }
 
-/* A copy that may yet land must not do so over another. False: the node is being closed. What a target had received and not begun when
+/* A copy that may yet land must not do so over another. False: none is written again, the disk being
+ * another's or the node being closed. What a target had received and not begun when
  * it was fenced, it begins within moments, now that it answers. */
-static bool wait_copies(struct multipath *m)
+static bool may_repeat(struct multipath *m)
 {
-	bool closing;
+	bool may;
 
 	task_lock(&m->lock);
 	while (!m->closing && doubts_of_copies(&m->doubts))
 		task_cond_wait(&m->changed, &m->lock);
-	closing = m->closing;
+	may = !m->closing && !m->refused;
 	task_unlock(&m->lock);
-	return !closing;
+	return may;
 }
 
 /* Through this path, all becomes as it was acknowledged. The lock is not held. */
@@ -569,7 +573,7 @@ static void restore(struct multipath *m, struct restoring *r)
 	}
 	r->ret = 0;
 	blk_raise_size(l->b, blk_size(m->b));
-	if (wait_copies(m))
+	if (may_repeat(m))
 		repeat_kept(m, r);
 }
 
@@ -597,8 +601,8 @@ static void recovered(struct multipath *m, const struct lane *l, int ret)
 			m->b->filename, l->index, strerror(-ret));
 		if (ret == -EBADE)
 			mp_conflict(m);
-		else if (ret == -ENOSPC || ret == -EDQUOT)
-			m->owes = ret; /* there may be room later */
+		else if (unflushed_may_fit_later(ret))
+			m->owes = ret;
 		else
 			m->flush_error = ret;
 	}

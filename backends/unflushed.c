@@ -133,6 +133,29 @@ int unflushed_add_zero(
 	return 0;
 }
 
+bool unflushed_is_in_doubt(int ret)
+{
+	switch (-ret) {
+	case 0:
+	case ENOTSUP:
+	case ENOSPC:
+	case EDQUOT:
+	case EBADE:
+	case ENOMEM:
+	case EINVAL:
+	case EPERM:
+		return false;
+	default:
+		return true;
+	}
+}
+
+bool unflushed_may_fit_later(int ret)
+{
+	return ret == -ENOSPC || ret == -EDQUOT || ret == -ENOMEM || ret == -EAGAIN ||
+	       ret == -EBUSY;
+}
+
 void unflushed_drop(struct unflushed *u, uint64_t seq)
 {
 	while (u->head && u->head->seq <= seq) {

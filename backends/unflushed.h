@@ -37,6 +37,11 @@ struct unflushed {
 /* Keeps a copy, of a large write in pieces. -ENOMEM. */
 int unflushed_add(struct unflushed *u, uint64_t offset, const struct iovec *iov, int niov);
 int unflushed_add_zero(struct unflushed *u, uint64_t offset, uint64_t bytes, unsigned flags);
+/* What came of a request that the server may have flushed for: true where it may have lost what it had
+ * before, which it does not say again. Not so for want of room, or where it did nothing. */
+bool unflushed_is_in_doubt(int ret);
+/* What came of writing a copy again: true where it may do at another time. */
+bool unflushed_may_fit_later(int ret);
 /* A flush that began when u->seq was `seq` has completed. */
 void unflushed_drop(struct unflushed *u, uint64_t seq);
 void unflushed_free(struct unflushed *u);

@@ -52,6 +52,7 @@ static struct server {
 	unsigned n_late, landed_late;
 	atomic_uint requests[LANES];
 	atomic_uint slow_flush_ms;
+	bool fua; /* lanes have stable writes of their own */
 	atomic_bool
 		loses; /* the next flush finds that nothing can be stored, and says so once */
 	uint64_t
@@ -88,7 +89,7 @@ static void serve_anew(void)
 	server.flushes_apart = false;
 	server.landed_late = 0;
 	server.slow_flush_ms = 0;
-	server.loses = false;
+	server.loses = server.fua = false;
 	server.cursed_offset = DISK_BYTES;
 	server.seed = 1;
 }
@@ -154,6 +155,7 @@ static int lane_open(struct blk *b, struct opts *opts, struct err *err)
 	n->generation = server.generation[n->lane];
 	b->size = server.broken[n->lane] ? 0 : DISK_BYTES;
 	pthread_mutex_unlock(&server.lock);
+	b->caps |= server.fua ? BLK_CAP_FUA : 0;
 	return b->size ? 0 : err_set(err, ENOLINK, "lane %u is broken", n->lane);
 }
 
@@ -231,13 +233,31 @@ static int change(struct blk *b, uint64_t offset, uint64_t bytes, const uint8_t 
 	return ret;
 }
 
+/* It cannot store what it has, and says so to whoever asks first. */
+static bool lose_once(void)
+{
+	bool loses;
+
+	pthread_mutex_lock(&server.lock);
+	loses = server.loses;
+	if (loses)
+		memcpy(server.cached, server.stable, DISK_BYTES);
+	server.loses = false;
+	pthread_mutex_unlock(&server.lock);
+	return loses;
+}
+
 static int lane_pwritev(struct blk *b, uint64_t offset, uint64_t bytes,
 	const struct iovec *iov, int niov, unsigned flags)
 {
-	uint8_t *flat = malloc(bytes);
+	uint8_t *flat;
 	int ret;
 
-	(void)flags;
+	if (flags & BLK_FUA && lose_once()) {
+		task_sleep_ns(300000000);
+		return -EIO;
+	}
+	flat = malloc(bytes);
 	iov_to_buf(iov, niov, 0, flat, bytes);
 	ret = change(b, offset, bytes, flat);
 	free(flat);
@@ -810,6 +830,37 @@ static void a_stable_write_that_fails_loses_no_other(void **state)
 	assert_int_equal(blk_close(b), 0);
 }
 
+static void *write_stable(void *arg)
+{
+	uint8_t byte = 8;
+
+	return (void *)(intptr_t)blk_pwrite(arg, 4096, &byte, 1, BLK_FUA);
+}
+
+/* Over a path that has such writes: that one is told what concerns all, later than a flush is told
+ * nothing. */
+static void a_flush_beside_a_stable_write_is_no_lie(void **state)
+{
+	struct blk *b;
+	pthread_t thread;
+	void *ret;
+
+	(void)state;
+	serve_anew();
+	server.fua = true;
+	b = node_open("driver=multipath,path.0=lane:0", BLK_O_RDWR);
+	node_fill(b, 0, 4096, 7);
+	server.loses = true;
+	assert_int_equal(pthread_create(&thread, NULL, write_stable, b), 0);
+	while (server.loses)
+		usleep(1000);
+	assert_int_equal(blk_flush(b), 0);
+	assert_int_equal(server.stable[0], 7);
+	pthread_join(thread, &ret);
+	assert_int_equal((intptr_t)ret, -EIO);
+	assert_int_equal(blk_close(b), 0);
+}
+
 /* A request that no path survives ends, and the others go on. */
 static void what_loses_every_path_ends(void **state)
 {
@@ -850,6 +901,7 @@ int main(void)
 		cmocka_unit_test(a_server_that_forgets_is_told_again),
 		cmocka_unit_test(without_a_fence_doubts_are_waited_for),
 		cmocka_unit_test(a_stable_write_that_fails_loses_no_other),
+		cmocka_unit_test(a_flush_beside_a_stable_write_is_no_lie),
 		cmocka_unit_test(what_loses_every_path_ends),
 		cmocka_unit_test(every_path_that_took_writes_is_flushed),
 	};
