@@ -513,7 +513,7 @@ static int issue_renewal(struct blk *b)
 	const struct iovec iov = {&byte, 1};
 	struct call c = {.iov = &iov, .niov = 1, .room = 1};
 
-	return CALL(nfs_of(b), c, nfs_pread_async, nfs_of(b)->fh, 0, 1);
+	return CALL_ONCE(nfs_of(b), c, nfs_pread_async, nfs_of(b)->fh, 0, 1);
 }
 
 static int node_flush(struct blk *b)

@@ -17,6 +17,7 @@
 #define LONGEST_BACKOFF (2 * SECOND_NS)
 #define SLICE_NS        (SECOND_NS / 10)
 #define HOPELESS_LOSSES 3
+#define ROUNDS_MAX      4
 #define RENEW_NS        (2 * SECOND_NS)
 #define DOUBT_LEAST     (2 * SECOND_NS)
 #define DOUBT_MOST      (15 * SECOND_NS)
@@ -264,28 +265,52 @@ static void distrust(struct session *s, int ret)
 		s->doubtful = true;
 }
 
+/* The server may flush for a request that is to be stable, and tell that one what concerns all: those
+ * that began before this moment are waited for. False: the connection was lost meanwhile, and what
+ * they were told with it. */
+static bool wait_stable(struct session *s)
+{
+	unsigned *stable = &s->stable[s->epoch++ % 2], connections = s->connections;
+
+	while (*stable)
+		wait_change(s);
+	return s->up && s->connections == connections;
+}
+
+static int flush_once(struct change *c)
+{
+	struct session_request r = {.s = c->s, .issue = flush_issue, .arg = c};
+	struct session *s = c->s;
+	int ret;
+
+	if (s->doubtful) {
+		s->doubtful = false;
+		lost(s);
+	}
+	ret = attempt(&r);
+	distrust(s, ret);
+	if (ret == 0 && !wait_stable(s))
+		s->doubtful = true;
+	if (ret == 0)
+		ret = s->sync_error;
+	return ret ? ret : take_behind_error(s);
+}
+
 static int flush_in_turn(struct change *c)
 {
 	struct session *s = c->s;
 	int ret;
 
-	do {
-		struct session_request r = {.s = s, .issue = flush_issue, .arg = c};
-
-		if (s->doubtful) {
-			s->doubtful = false;
-			lost(s);
+	for (unsigned round = 0; round < ROUNDS_MAX; round++) {
+		ret = flush_once(c);
+		if (ret)
+			return ret;
+		if (!s->doubtful) {
+			unflushed_drop(&s->kept, c->seq);
+			return 0;
 		}
-		ret = attempt(&r);
-		distrust(s, ret);
-		if (ret == 0)
-			ret = s->sync_error;
-		if (ret == 0)
-			ret = take_behind_error(s);
-	} while (ret == 0 && s->doubtful); /* by what failed beside it */
-	if (ret == 0)
-		unflushed_drop(&s->kept, c->seq);
-	return ret;
+	}
+	return -EIO;
 }
 
 /* On the home loop. One at a time: of two a server may tell one of what both lost. Whoever waited has
@@ -354,6 +379,7 @@ static void doubt(struct session *s, uint64_t offset, uint64_t bytes, bool repea
 {
 	uint64_t age_ns = clock_ns() - since_ns;
 
+	doubts_forget(&s->doubts, false);
 	if (s->doubts_changes)
 		doubts_add(&s->doubts, offset, bytes, repeated,
 			MIN(MAX(age_ns, DOUBT_LEAST), DOUBT_MOST));
@@ -375,27 +401,46 @@ static int make_change(const struct change *c)
 		      : ops->zero(c->s->b, c->offset, c->bytes, c->flags);
 }
 
+static int keep(const struct change *c)
+{
+	struct session *s = c->s;
+
+	if (c->other || !s->keeps || !s->ops->flush)
+		return 0;
+	return c->iov ? unflushed_add(&s->kept, c->offset, c->iov, c->niov)
+		      : unflushed_add_zero(&s->kept, c->offset, c->bytes, c->flags);
+}
+
 /* Keeps before it answers: nothing runs between the server's answer and this but other
  * requests, and recovery waits until none is in flight. */
-static int change_issue(struct blk *b, void *arg)
+static int settle(const struct change *c, int ret, uint64_t began_ns)
 {
-	struct change *c = arg;
 	struct session *s = c->s;
-	uint64_t began_ns = clock_ns();
-	int ret = make_change(c);
 
-	(void)b;
 	if (ret == SESSION_LOST)
 		doubt(s, c->offset, c->bytes, false, began_ns);
 	if (ret == -EBADE)
 		conflict(s);
-	/* The server may have flushed for it, and not say again what it lost then. */
-	if (ret != -ENOTSUP && (c->flags & BLK_FUA))
+	if ((c->flags & BLK_FUA) && unflushed_is_in_doubt(ret))
 		distrust(s, ret);
-	if (ret || c->other || !s->keeps || !s->ops->flush)
-		return ret;
-	return c->iov ? unflushed_add(&s->kept, c->offset, c->iov, c->niov)
-		      : unflushed_add_zero(&s->kept, c->offset, c->bytes, c->flags);
+	return ret ? ret : keep(c);
+}
+
+static int change_issue(struct blk *b, void *arg)
+{
+	struct change *c = arg;
+	struct session *s = c->s;
+	unsigned *stable = c->flags & BLK_FUA ? &s->stable[s->epoch % 2] : NULL;
+	uint64_t began_ns = clock_ns();
+	int ret;
+
+	(void)b;
+	if (stable)
+		++*stable;
+	ret = settle(c, make_change(c), began_ns);
+	if (stable && --*stable == 0)
+		changed(s); /* for a flush, to which all this has to be known */
+	return ret;
 }
 
 static int change(void *arg)
@@ -505,7 +550,7 @@ static void remember(struct session *s, int ret)
 {
 	if (ret == -EBADE && s->passes) {
 		conflict(s);
-	} else if (ret == -ENOSPC || ret == -EDQUOT) {
+	} else if (unflushed_may_fit_later(ret)) {
 		s->behind_error = ret;
 		s->doubtful = true;
 	} else {
@@ -569,6 +614,7 @@ static void come_back(void *arg)
 	}
 	s->returning = false;
 	s->up = !s->closing;
+	s->connections++;
 	s->up_since_ns = clock_ns();
 	changed(s);
 }

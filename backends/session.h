@@ -89,6 +89,8 @@ struct session {
 	bool in_flush;	  /* one of any kind is */
 	uint64_t flushes; /* begun */
 	int flush_ret;	  /* of the last that ended */
+	unsigned epoch, stable[2]; /* of flushes; stable changes in flight, begun in even and odd ones */
+	unsigned connections;	   /* made again */
 	bool doubtful;	/* a flush failed: what was acknowledged before is written again */
 	int sync_error; /* a write that could not be repeated: answers every flush for good */
 	uint64_t up_since_ns, down_since_ns;

@@ -106,13 +106,30 @@ static int is_lost(void)
 	return server.connected_to == server.generation ? 0 : SESSION_LOST;
 }
 
+/* It cannot store what it has, and says so to whoever asks first. */
+static bool lose_once(void)
+{
+	bool loses;
+
+	pthread_mutex_lock(&server.lock);
+	loses = server.loses;
+	if (loses)
+		memcpy(server.cached, server.stable, DISK_BYTES);
+	server.loses = false;
+	pthread_mutex_unlock(&server.lock);
+	return loses;
+}
+
 static int fake_write(
 	struct blk *b, uint64_t offset, const struct iovec *iov, int niov, unsigned flags)
 {
 	int ret;
 
 	(void)b;
-	(void)flags;
+	if (flags & BLK_FUA && lose_once()) {
+		task_sleep_ns(300000000);
+		return -EIO;
+	}
 	pthread_mutex_lock(&server.lock);
 	ret = is_lost();
 	if (ret == 0 && server.breaks && offset == server.refused_offset)
@@ -177,6 +194,7 @@ static int node_open_fake(struct blk *b, struct opts *opts, struct err *err)
 
 	opts_take(opts, "filename");
 	b->size = DISK_BYTES;
+	b->caps |= BLK_CAP_FUA;
 	return ret ? ret : session_open(session_of(b), b, &session_ops, err);
 }
 
@@ -348,6 +366,33 @@ static void what_breaks_every_connection_ends(void **state)
 	assert_int_equal(blk_close(b), 0);
 }
 
+static void *write_stable(void *arg)
+{
+	uint8_t byte = 8;
+
+	return (void *)(intptr_t)blk_pwrite(arg, 4096, &byte, 1, BLK_FUA);
+}
+
+/* Such a write is told what concerns all, and it may be told later than a flush is told nothing. */
+static void a_flush_beside_a_stable_write_is_no_lie(void **state)
+{
+	struct blk *b = open_fake();
+	pthread_t thread;
+	void *ret;
+
+	(void)state;
+	node_fill(b, 0, 4096, 7);
+	server.loses = true;
+	assert_int_equal(pthread_create(&thread, NULL, write_stable, b), 0);
+	while (server.loses) /* until it has begun */
+		usleep(1000);
+	assert_int_equal(blk_flush(b), 0);
+	assert_true(is_stable(7));
+	pthread_join(thread, &ret);
+	assert_int_equal((intptr_t)ret, -EIO);
+	assert_int_equal(blk_close(b), 0);
+}
+
 /* Within the least time that it is in doubt, or never. */
 static void *land_later(void *arg)
 {
@@ -443,6 +488,8 @@ int main(void)
 		cmocka_unit_test_setup(what_breaks_every_connection_ends, serve_anew),
 		cmocka_unit_test_setup(
 			what_lands_late_lands_over_nothing_newer, serve_anew),
+		cmocka_unit_test_setup(
+			a_flush_beside_a_stable_write_is_no_lie, serve_anew),
 		cmocka_unit_test_setup(what_may_land_late_is_waited_for, serve_anew),
 		cmocka_unit_test_setup(
 			a_copy_that_lands_late_lands_over_no_other, serve_anew),
