@@ -75,6 +75,12 @@ PY
 	is "$(wc -l <err)" 1 "no such place: one line"
 }
 
+# connections_break: from here on one may do so while a program logs in, which costs libiscsi something.
+connections_break () {
+	LSAN_OPTIONS=suppressions=$BYRE_SRC/tests/backends/lsan.supp:print_suppressions=0
+	export LSAN_OPTIONS
+}
+
 # converse OPTION...: byre-io does what the file `before` says and tells that it has; what the
 # file `after` says it does once there is a file `go`. Comes back in between.
 converse () {
@@ -103,6 +109,7 @@ wait_for_go () { until [ -e go ]; do sleep 0.05; done; rm go; }
 # is given up, made again, and nobody above notices.
 silence_loses_nothing () {
 	kind=$1
+	connections_break
 	there=$(url "$kind" c.img)
 	ok "create" byre-img create -q -f qcow2 "$there" 64M
 	{
@@ -125,6 +132,7 @@ silence_loses_nothing () {
 # gone from FILE, where it keeps the image c.img.
 a_power_cut_loses_nothing () {
 	kind=$1
+	connections_break
 	there=$(url "$kind" c.img)
 	{
 		echo "write -q -P 1 0 1M"
@@ -149,6 +157,7 @@ a_power_cut_loses_nothing () {
 # acknowledged, and what was flushed is there.
 a_restart_loses_nothing () {
 	kind=$1
+	connections_break
 	there=$(url "$kind" b.img)
 	ok "create" byre-img create -q -f qcow2 "$there" 256M
 	for i in $(seq 0 39); do echo "write -q -P $((i + 1)) $((i * 512))k 512k"; done >before
@@ -207,8 +216,8 @@ load_options='' # of the node, each after a comma
 under_load () {
 	kind=$1 load_name=$2
 	shift 2
-	LSAN_OPTIONS=suppressions=$BYRE_SRC/tests/backends/lsan.supp:print_suppressions=0 \
-		model_there "$kind" --no-peer --loops 3 --tasks 8 --rounds 4 --ops 400 --patience 60 \
+	connections_break
+	model_there "$kind" --no-peer --loops 3 --tasks 8 --rounds 4 --ops 400 --patience 60 \
 		--url-opts "timeout=2$load_options" \
 		--seconds $((model_seconds * 3 / 4)) >load.out 2>load.err &
 	load=$!

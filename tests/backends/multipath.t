@@ -26,6 +26,7 @@ url () { echo "$both"; }
 peer_reads () { return 1; }
 images_live_there iscsi
 
+connections_break
 byre-img info "iscsi://127.0.0.9:1,127.0.0.2/iqn.2026-01.test:t1/1" >out 2>err
 is $? 0 "a path that is down at the start is no error"
 like "$(cat err)" "path 0: .*127.0.0.9" "but is told"
