@@ -284,6 +284,7 @@ void mp_keep(void *arg)
 void mp_tick(void *arg)
 {
 	struct multipath *m = arg;
+	bool closing;
 
 	task_lock(&m->lock);
 	while (!m->closing || m->tasks > 1 || m->doubts.head) {
@@ -291,8 +292,9 @@ void mp_tick(void *arg)
 		if (m->opening || m->no_path_since_ns || m->lost_ns || m->doubts.head)
 			task_cond_broadcast(&m->changed); /* and who waits looks next */
 		doubts_forget(&m->doubts, false);
+		closing = m->closing;
 		task_unlock(&m->lock);
-		if (m->closing)
+		if (closing)
 			task_sleep_ns(TICK_NS);
 		else
 			rest(m, TICK_NS);
