@@ -43,7 +43,7 @@ void doubts_shorten(struct doubts *d, uint64_t ns)
 		one->until_ns = MIN(one->until_ns, until_ns);
 }
 
-void doubts_forget(struct doubts *d, bool all)
+void doubts_forget(struct doubts *d)
 {
 	struct doubt **link = &d->head;
 	uint64_t now_ns = clock_ns();
@@ -51,7 +51,7 @@ void doubts_forget(struct doubts *d, bool all)
 	while (*link) {
 		struct doubt *one = *link;
 
-		if (!all && one->until_ns > now_ns) {
+		if (one->until_ns > now_ns) {
 			link = &one->next;
 			continue;
 		}

@@ -28,8 +28,8 @@ struct doubts {
 void doubts_add(struct doubts *d, uint64_t offset, uint64_t bytes, bool repeated, uint64_t ns);
 /* No longer than that: something has ended them at the server. */
 void doubts_shorten(struct doubts *d, uint64_t ns);
-/* Those that have passed; `all`: every one. */
-void doubts_forget(struct doubts *d, bool all);
+/* Those that have passed. */
+void doubts_forget(struct doubts *d);
 
 bool doubts_overlap(const struct doubts *d, uint64_t offset, uint64_t bytes);
 bool doubts_of_copies(const struct doubts *d);

@@ -291,7 +291,7 @@ void mp_tick(void *arg)
 		mp_start_recovering(m);
 		if (m->opening || m->no_path_since_ns || m->lost_ns || m->doubts.head)
 			task_cond_broadcast(&m->changed); /* and who waits looks next */
-		doubts_forget(&m->doubts, false);
+		doubts_forget(&m->doubts);
 		closing = m->closing;
 		task_unlock(&m->lock);
 		if (closing)

@@ -379,7 +379,7 @@ static void doubt(struct session *s, uint64_t offset, uint64_t bytes, bool repea
 {
 	uint64_t age_ns = clock_ns() - since_ns;
 
-	doubts_forget(&s->doubts, false);
+	doubts_forget(&s->doubts);
 	if (s->doubts_changes)
 		doubts_add(&s->doubts, offset, bytes, repeated,
 			MIN(MAX(age_ns, DOUBT_LEAST), DOUBT_MOST));
@@ -684,7 +684,7 @@ static int close_home(void *arg)
 		wait_change(s);
 	assert(!s->oldest);
 	/* Or it lands over what the next one writes. */
-	while (doubts_forget(&s->doubts, false), s->doubts.head)
+	while (doubts_forget(&s->doubts), s->doubts.head)
 		task_sleep_ns(SLICE_NS);
 	/* A server that has no answer to a goodbye is cut off like any other. */
 	enter(&goodbye);
