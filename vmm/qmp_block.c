@@ -44,12 +44,13 @@ static void put_snapshots(struct json *o, struct blk *b)
 	struct json *array;
 	size_t n = 0;
 
-	if (blk_snapshot_list(b, &list, &n, NULL) || !n)
+	if (blk_snapshot_list(b, &list, &n, NULL))
 		return;
-	array = json_new_array();
+	array = n ? json_new_array() : NULL;
 	for (size_t i = 0; i < n; i++)
 		json_add(array, blk_snapshot_facts(&list[i]));
-	json_put(o, "snapshots", array);
+	if (array)
+		json_put(o, "snapshots", array);
 	blk_snapshots_free(list, n);
 }
 
