@@ -151,13 +151,23 @@ static void tell(struct disk *d, enum disk_kind kind, int error, enum disk_polic
 		d->vm->disk_failed(d->vm->notify_arg, &f);
 }
 
+/* The request's own fault. Storage that has become read-only is none, and neither is what it says
+ * to reading, writing or flushing. */
+static bool is_refusal(const struct disk *d, enum disk_kind kind, int ret)
+{
+	if (ret == -EROFS)
+		return d->read_only;
+	return (kind == DISK_ZERO || kind == DISK_DISCARD) &&
+	       (ret == -ENOTSUP || ret == -EINVAL);
+}
+
 /* What the guest gets to see of an error. */
 static int judge(struct disk *d, enum disk_kind kind, int ret)
 {
 	enum disk_policy policy = d->policy[kind != DISK_READ];
 
-	if (ret == 0 || ret == -ENOTSUP || ret == -EROFS || ret == -EINVAL)
-		return ret; /* the request's own fault, if any */
+	if (ret == 0 || is_refusal(d, kind, ret))
+		return ret;
 	if (ret == -EBADE && d->reservations)
 		return ret; /* what reservations are for */
 	if (policy == DISK_ENOSPC)

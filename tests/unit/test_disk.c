@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Disks between devices and the block layer: limits. */
+/* Disks between devices and the block layer: limits, errors. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +8,7 @@
 
 #include <errno.h>
 
+#include "backends/fault.h"
 #include "base/math.h"
 #include "base/task.h"
 #include "tests/unit/support_machine.h"
@@ -17,6 +18,15 @@ static struct board b;
 static int make(void **state)
 {
 	struct disk_options o = {.id = "d0"};
+
+	(void)state;
+	board_new(&b, 1 * MiB, &o, BLK_O_RDWR);
+	return 0;
+}
+
+static int make_stopping(void **state)
+{
+	struct disk_options o = {.id = "d0", .on_write_error = DISK_STOP};
 
 	(void)state;
 	board_new(&b, 1 * MiB, &o, BLK_O_RDWR);
@@ -78,9 +88,33 @@ static void turns_are_taken(void **state)
 	board_stop(&b);
 }
 
+/* Its file system became read-only, say. */
+static void storage_that_refuses_a_write_stops_the_machine(void **state)
+{
+	static uint8_t data[4096];
+	struct iovec iov = {data, sizeof(data)};
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		struct fault_plan plan = {
+			.ops = FAULT_WRITE, .at = 1, .error = i ? EINVAL : EROFS};
+
+		board_start(&b);
+		fault_arm(fault_find(b.blk), &plan);
+		assert_int_equal(disk_write(b.disk, 0, &iov, 1, 0), -ECANCELED);
+		board_wait_stop(&b);
+	}
+	board_start(&b);
+	assert_int_equal(disk_write(b.disk, 0, &iov, 1, 0), 0);
+	board_stop(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(
+			storage_that_refuses_a_write_stops_the_machine, make_stopping,
+			unmake),
 		cmocka_unit_test_setup_teardown(turns_are_taken, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			a_turn_that_was_not_used_is_given_back, make, unmake),
