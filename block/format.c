@@ -357,15 +357,17 @@ int blk_snapshot_create(struct blk *b, const char *name, struct err *err)
 	return blk_snapshot_create_with(b, name, 0, 0, err);
 }
 
-int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
+int blk_snapshot_apply(
+	struct blk *b, const char *id_or_name, bool *changed, struct err *err)
 {
 	int ret;
 
+	*changed = false;
 	b = format_of(b);
 	if (!ops_of(b)->snapshot_apply)
 		return cannot(b, "snapshots", err);
 	ret = prepare_change(b, err);
-	return ret ? ret : ops_of(b)->snapshot_apply(b, id_or_name, err);
+	return ret ? ret : ops_of(b)->snapshot_apply(b, id_or_name, changed, err);
 }
 
 static int delete_snapshot(

@@ -71,7 +71,8 @@ struct blk_format_ops {
 	int (*snapshot_list)(struct blk *b, struct blk_snapshot **list, size_t *n,
 		struct err *err);
 	int (*snapshot_create)(struct blk *b, const struct blk_snapshot *what, struct err *err);
-	int (*snapshot_apply)(struct blk *b, const char *id_or_name, struct err *err);
+	int (*snapshot_apply)(
+		struct blk *b, const char *id_or_name, bool *changed, struct err *err);
 	/* By an id that it has, or else as qemu-img does by a name. */
 	int (*snapshot_delete)(
 		struct blk *b, const char *id_or_name, bool id_first, struct err *err);
@@ -113,7 +114,8 @@ int blk_snapshot_create(struct blk *b, const char *name, struct err *err);
  * run for so long. */
 int blk_snapshot_create_with(struct blk *b, const char *name, uint64_t vm_state_bytes,
 	uint64_t vm_clock_nsec, struct err *err);
-int blk_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err);
+/* *changed: the disk is not what it was before, be it the snapshot's or broken; also after a failure. */
+int blk_snapshot_apply(struct blk *b, const char *id_or_name, bool *changed, struct err *err);
 /* Where one's name is another's id, the name counts here, and the id for the others. */
 int blk_snapshot_delete(struct blk *b, const char *id_or_name, struct err *err);
 int blk_snapshot_delete_id(struct blk *b, const char *id, struct err *err);

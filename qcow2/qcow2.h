@@ -544,7 +544,8 @@ void qcow2_snapshots_forget(struct qcow2 *q);
 int qcow2_snapshots_rewrite(struct qcow2 *q, struct err *err);
 int qcow2_snapshot_list(struct blk *b, struct blk_snapshot **list, size_t *n, struct err *err);
 int qcow2_snapshot_create(struct blk *b, const struct blk_snapshot *what, struct err *err);
-int qcow2_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err);
+int qcow2_snapshot_apply(
+	struct blk *b, const char *id_or_name, bool *changed, struct err *err);
 int qcow2_snapshot_delete(
 	struct blk *b, const char *id_or_name, bool id_first, struct err *err);
 int qcow2_snapshot_load(struct blk *b, const char *id_or_name, struct err *err);

@@ -920,6 +920,7 @@ static int switch_l1(struct operation *op, uint64_t disk_bytes)
 	if (!ret) {
 		op->old_l1 = old_entries ? old_l1 : 0;
 		op->old_l1_entries = old_entries;
+		op->switched = true;
 		return 0;
 	}
 	q->l1_offset = old_l1;
@@ -992,7 +993,8 @@ static int apply_at(struct operation *op, const struct qcow2_snap *s)
 	return ret;
 }
 
-int qcow2_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
+int qcow2_snapshot_apply(
+	struct blk *b, const char *id_or_name, bool *changed, struct err *err)
 {
 	struct err local = ERR_INIT;
 	struct operation op;
@@ -1013,7 +1015,9 @@ int qcow2_snapshot_apply(struct blk *b, const char *id_or_name, struct err *err)
 		ret = err_set(&local, EIO, "could not mark bitmaps");
 	if (!ret)
 		ret = apply_at(&op, &op.q->snaps[i]);
-	return leave(&op, ret, err);
+	ret = leave(&op, ret, err);
+	*changed = op.switched || op.q->corrupt;
+	return ret;
 }
 
 /* ---- list and load --------------------------------------------------------------- */

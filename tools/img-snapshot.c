@@ -61,6 +61,7 @@ static int delete_snapshot(struct blk *b, const char *name, struct err *err)
 static int run(struct blk *b, int action, const char *name)
 {
 	struct err err = ERR_INIT;
+	bool changed;
 	const char *what = "create";
 	int ret;
 
@@ -70,7 +71,7 @@ static int run(struct blk *b, int action, const char *name)
 		break;
 	case 'a':
 		what = "apply";
-		ret = blk_snapshot_apply(b, name, &err);
+		ret = blk_snapshot_apply(b, name, &changed, &err);
 		break;
 	case 'd':
 		what = "delete";

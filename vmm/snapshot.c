@@ -454,12 +454,29 @@ static char *id_of_snapshot(const struct disk *d, const char *name, struct err *
 	return id;
 }
 
-static int go_back(struct disk *d, const char *name, struct err *err)
+/* *moved: it is the snapshot's disk now, or half of it; stays where it is the old one yet. */
+static int go_back(struct disk *d, const char *name, bool *moved, struct err *err)
 {
 	char *id = id_of_snapshot(d, name, err);
-	int ret = id ? blk_snapshot_apply(d->blk, id, err) : -err->code;
+	bool changed = false;
+	int ret = id ? blk_snapshot_apply(d->blk, id, &changed, err) : -err->code;
 
+	*moved |= changed;
 	free(id);
+	return ret ? err_prefix(err, "disk '%s'", d->id) : 0;
+}
+
+/* With one of them gone back and another not there is no machine any more. */
+static int disks_go_back(struct vm *vm, const char *name, struct err *err)
+{
+	bool moved = false;
+	int ret = 0;
+
+	for (struct disk *d = next_writable(vm->disks); d && ret == 0;
+		d = next_writable(d->next))
+		ret = go_back(d, name, &moved, err);
+	if (ret && moved)
+		vm_fail(vm, "it could not go back to snapshot '%s': %s", name, err->msg);
 	return ret;
 }
 
@@ -545,16 +562,7 @@ int snapshot_load(struct vm *vm, const char *name, struct err *err)
 	place.snapshot = id;
 	ret = id ? look(vm, &place, &l, err) : -err->code;
 	free(id);
-	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
-		if (ret)
-			break;
-		ret = go_back(d, name, err);
-		if (ret)
-			vm_fail(vm,
-				"disk '%s' could not go back to snapshot '%s': "
-				"%s",
-				d->id, name, err->msg);
-	}
+	ret = ret ? ret : disks_go_back(vm, name, err);
 	if (ret == 0) {
 		place.snapshot = NULL; /* that is what the image has now */
 		ret = load(vm, &place, &l, err);

@@ -255,6 +255,7 @@ static int snapshot_apply(struct workload *w, struct blk *b, struct err *err)
 {
 	const struct history_snapshot *s;
 	struct err said = ERR_INIT;
+	bool changed;
 	uint32_t op;
 	int ret;
 
@@ -262,11 +263,11 @@ static int snapshot_apply(struct workload *w, struct blk *b, struct err *err)
 		return 0;
 	s = find(w, w->names[rng_below(&w->rng, w->n_names)]);
 	op = history_begin(w->history, now(w));
-	for (uint64_t i = 0; i < w->history->n_sectors; i++)
-		history_set(w->history, op, i, s->hashes[i]);
 	if (w->trace)
 		printf("op %u at %" PRIu64 ": snapshot apply %s\n", op, now(w), s->name);
-	ret = blk_snapshot_apply(b, s->name, &said);
+	ret = blk_snapshot_apply(b, s->name, &changed, &said);
+	for (uint64_t i = 0; changed && i < w->history->n_sectors; i++)
+		history_set(w->history, op, i, s->hashes[i]);
 	if (!ret)
 		history_end(w->history, op, now(w));
 	return note(w, "snapshot apply", ret, &said, err);

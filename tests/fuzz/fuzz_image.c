@@ -96,6 +96,7 @@ static void change(struct blk *b, void *buf)
 	struct err err = ERR_INIT;
 	uint64_t size = blk_size(b), bytes = MIN(size, (uint64_t)CHUNK_BYTES);
 	uint64_t middle = round_down((size - bytes) / 2, BLK_SECTOR);
+	bool changed;
 
 	if (!bytes || blk_read_only(b))
 		return;
@@ -106,7 +107,7 @@ static void change(struct blk *b, void *buf)
 	blk_flush(b);
 	blk_snapshot_create(b, "fuzz", &err);
 	blk_pwrite(b, 0, buf, MIN(bytes, (uint64_t)BLK_SECTOR), 0);
-	blk_snapshot_apply(b, "fuzz", &err);
+	blk_snapshot_apply(b, "fuzz", &changed, &err);
 	blk_snapshot_delete(b, "fuzz", &err);
 }
 

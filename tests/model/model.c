@@ -508,13 +508,14 @@ static int snapshot_create(struct run *r)
 static int snapshot_apply(struct run *r)
 {
 	struct err err = ERR_INIT;
+	bool changed;
 	unsigned i;
 
 	if (!r->disk.n_snaps)
 		return 0;
 	i = rng_below(&r->rng, r->disk.n_snaps);
 	trace(r, "snapshot apply %s\n", r->disk.snaps[i].name);
-	if (blk_snapshot_apply(r->b, r->disk.snaps[i].name, &err))
+	if (blk_snapshot_apply(r->b, r->disk.snaps[i].name, &changed, &err))
 		return may_refuse(r, &err) ? 0 : failed(r, "snapshot apply: %s", err.msg);
 	disk_snapshot_apply(&r->disk, i);
 	return 0;

@@ -137,6 +137,7 @@ static void drivers_say_what_they_cannot_do(void **state)
 	struct blk *b;
 	bool dirty = true;
 	uint32_t cluster = 7;
+	bool changed;
 	size_t n;
 
 	(void)state;
@@ -149,7 +150,7 @@ static void drivers_say_what_they_cannot_do(void **state)
 	assert_int_equal(blk_snapshot_create(b, "s", &err), -ENOTSUP);
 	assert_string_equal(err.msg, "driver 'plain' does not support snapshots");
 	assert_int_equal(blk_snapshot_list(b, &list, &n, &err), -ENOTSUP);
-	assert_int_equal(blk_snapshot_apply(b, "s", &err), -ENOTSUP);
+	assert_int_equal(blk_snapshot_apply(b, "s", &changed, &err), -ENOTSUP);
 	assert_int_equal(blk_snapshot_delete(b, "s", &err), -ENOTSUP);
 	assert_int_equal(blk_snapshot_load(b, "s", &err), -ENOTSUP);
 	assert_int_equal(blk_check(b, &c, 0, &err), -ENOTSUP);
