@@ -491,20 +491,25 @@ static int flush_disks(struct vm *vm, struct err *err)
 	return 0;
 }
 
-/* The first disk, and those behind `end`, do not have it: there the name may be another's id. */
+/* 1: it had it. By its id, as the name may be another's. */
+static int delete_from(struct disk *d, const char *name, struct err *err)
+{
+	uint64_t bytes;
+	char *id;
+	int ret = find_snapshot(d, name, &id, &bytes, err);
+
+	if (ret > 0 && blk_snapshot_delete_id(d->blk, id, err))
+		ret = err_prefix(err, "disk '%s'", d->id);
+	free(id);
+	return ret;
+}
+
+/* The first disk, and those behind `end`, do not have it. */
 static void delete_until(struct vm *vm, const struct disk *end, const char *name)
 {
-	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
-		struct err err = ERR_INIT;
-		uint64_t bytes;
-		char *id;
-
-		if (d == end)
-			return;
-		if (find_snapshot(d, name, &id, &bytes, &err) > 0)
-			blk_snapshot_delete_id(d->blk, id, &err);
-		free(id);
-	}
+	for (struct disk *d = next_writable(vm->disks); d && d != end;
+		d = next_writable(d->next))
+		delete_from(d, name, &(struct err)ERR_INIT);
 }
 
 /* The one with the state comes last: until it is there, there is nothing to be restored. */
@@ -576,13 +581,21 @@ int snapshot_load(struct vm *vm, const char *name, struct err *err)
 
 int snapshot_delete(struct vm *vm, const char *name, struct err *err)
 {
-	int ret = check_names(vm, name, true, err);
+	int ret = 0, one;
+	bool found = false;
 
 	for (struct disk *d = next_writable(vm->disks); d; d = next_writable(d->next)) {
-		if (ret)
-			break;
-		ret = blk_snapshot_delete(d->blk, name, err);
+		struct err local = ERR_INIT;
+
+		one = delete_from(d, name, &local);
+		found |= one > 0;
+		if (one >= 0 || one == -ENOTSUP || ret)
+			continue; /* a disk that has no snapshots has not this one either */
+		ret = one;
+		*err = local;
 	}
+	if (ret == 0 && !found)
+		ret = err_set(err, ENOENT, "no disk has a snapshot '%s'", name);
 	return ret;
 }
 

@@ -18,10 +18,12 @@ struct blk;
  * be one that has snapshots; the first of them takes the VM state. A failure leaves no
  * snapshot of that name that was not there before. */
 int snapshot_save(struct vm *vm, const char *name, struct err *err);
-/* Disks, memory and devices as they were. After a failure that says so the machine must
- * not go on: its parts are of different moments. Nothing is changed where `name` is not there on
- * all disks or does not fit this machine. */
+/* Disks, memory and devices as they were. Nothing is changed where `name` is not there on all disks,
+ * does not fit this machine, or the first disk cannot go back; later failures end the machine, whose
+ * parts are of different moments (vm_fail). */
 int snapshot_load(struct vm *vm, const char *name, struct err *err);
+/* Wherever it is, also what is left of one that was not made, or deleted, on all disks: the state
+ * first. An error of one disk does not keep the others'. -ENOENT: none has it. */
 int snapshot_delete(struct vm *vm, const char *name, struct err *err);
 
 /* To or from a file of its own, without the disks: RAM and devices. */
