@@ -111,6 +111,7 @@ static const struct call calls[] = {
 	{SYS_munmap, ALL, 0, ANYHOW},
 	{SYS_mremap, ALL, 0, ANYHOW},
 	{SYS_madvise, ALL, 0, ANYHOW},
+	{SYS_mincore, M | L, 0, ANYHOW},
 	{SYS_brk, ALL, 0, ANYHOW},
 	{SYS_membarrier, ALL, 0, ANYHOW},
 

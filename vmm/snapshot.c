@@ -121,8 +121,19 @@ static uint64_t next_run(const struct transfer *t, uint64_t *page, uint64_t end)
 	return n;
 }
 
+/* What the guest gave back of the host's pool of huge pages is zeros. Reading it would take it out
+ * again, or be the process's end where there is none left. A chunk lies in one. */
+static bool is_given_back(const struct memory *m, uint8_t *page)
+{
+	unsigned char there;
+
+	return m->page_bytes > PAGE && mincore(page, PAGE, &there) == 0 && !(there & 1);
+}
+
 static void mark_data(struct transfer *t, uint64_t page, uint64_t end)
 {
+	if (is_given_back(t->memory, page_at(t->memory, page)))
+		return;
 	for (; page < end; page++)
 		if (!is_zero(page_at(t->memory, page)))
 			t->bitmap[page / 8] |= (uint8_t)(1u << page % 8);
