@@ -386,6 +386,8 @@ static int load(struct vm *vm, const struct place *p, struct loaded *l, struct e
 		vm_state(vm, s);
 		ret = state_ret(s, err);
 	}
+	if (ret == 0)
+		vm_came_back(vm);
 	state_free(s);
 	return ret;
 }

@@ -276,6 +276,14 @@ enum vm_status vm_status(struct vm *vm)
 	return status;
 }
 
+void vm_came_back(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	if (vm->wanted == VM_STATUS_SHUTDOWN || vm->wanted == VM_STATUS_IO_ERROR)
+		vm->wanted = VM_STATUS_PAUSED;
+	pthread_mutex_unlock(&vm->lock);
+}
+
 uint64_t vm_round(const struct vm *vm)
 {
 	return __atomic_load_n(&vm->round, __ATOMIC_ACQUIRE);

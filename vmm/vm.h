@@ -157,6 +157,8 @@ void vm_fail(struct vm *vm, const char *fmt, ...) __attribute__((format(printf, 
 /* To stand still, and why; returns at once. It stands when a vm_call() has been answered. */
 void vm_pause(struct vm *vm, enum vm_status why);
 void vm_resume(struct vm *vm);
+/* It is as it was at another time: that it was turned off, or had an error of its storage, is over. */
+void vm_came_back(struct vm *vm);
 enum vm_status vm_status(struct vm *vm);
 /* How often it began to run, or went on; that of its last run where it stands. */
 uint64_t vm_round(const struct vm *vm);

@@ -60,6 +60,25 @@ ok "its journal is all there is to do" test $? -le 1
 ok "the file system is clean then" e2fsck -f -n out.raw
 is "$(debugfs -R "cat /$((sure % 100))" out.raw 2>/dev/null | sort -u | head -n 1)" "$sure" "and what was told of before is in it"
 
+# From when it was off: it goes on from there as from any other time.
+boot_again () {
+	start disk.qcow2 --cpus 2 --no-shutdown --restore then
+	within 60 reached 1 || bail "it goes on from the snapshot" "$(tail -n 5 console errors)"
+}
+boot_again
+status () { byre ctl $QMP status; }
+is_off () { status | grep -q shutdown; }
+tell ': >/stop; off'
+ok "it is turned off, and stays" within 60 is_off
+not_ok "it cannot just go on" byre ctl $QMP cont
+ok "but back, from there" byre restore $QMP then
+like "$(status)" "paused" "where it stands"
+: >console
+ok "and goes on" byre ctl $QMP cont
+ok "as it did then" within 60 reached 1
+ok "it ends" byre ctl $QMP quit
+wait $machine
+
 # One that a full disk refuses: what has its name for an id, on another, is not taken away for it.
 must byre-img create -q -f qcow2 first.qcow2 16M
 must byre-img snapshot -c before first.qcow2
@@ -77,4 +96,25 @@ ok "a second time" byre snapshot $QMP 1
 ok "it ends" byre ctl $QMP quit
 wait $machine
 is "$(byre-img snapshot -l first.qcow2 | awk '$1 ~ /^[0-9]+$/ { print $1 ":" $2 }' | tr '\n' ' ')" "1:before 2:1 " "both are there"
+
+# A disk that has no room to go back is as it was, and so is the machine.
+rm full/second.qcow2
+must mount -o remount,size=8M full
+must byre-img create -q -f qcow2 full/third.qcow2 16M
+byre run --firmware bios -m 32M --paused --serial none --qmp unix:$QMP,server=on,wait=off \
+	--disk full/third.qcow2 </dev/null >console 2>errors &
+machine=$!
+within 60 byre ctl $QMP status || bail "another that does nothing" "$(cat errors)"
+ok "a snapshot" byre snapshot $QMP a
+dd if=/dev/zero of=full/rest bs=4k 2>/dev/null
+not_ok "the disk has no room to go back" byre restore $QMP a
+like "$(cat err)" "No space left" "which is said"
+like "$(status)" "prelaunch" "and the machine stands as it did"
+rm full/rest
+ok "with room it goes back" byre restore $QMP a
+ok "the snapshot is deleted" byre ctl $QMP delete a
+ok "it ends" byre ctl $QMP quit
+wait $machine
+is $? 0 "and well"
+ok "its image is sound" byre-img check -q full/third.qcow2
 done_testing
