@@ -236,6 +236,9 @@ int host_reserve_pass_begin(
 			"%s: reservation=on reserves it for this program, so the guest "
 			"cannot",
 			b->filename);
+	ret = blk_need(b, BLK_NEEDS_RIGHTS, err);
+	if (ret)
+		return ret;
 	ret = reserve_look(run, &fd, &now);
 	if (ret == -ENOTSUP)
 		return err_set(err, ENOTSUP,
@@ -243,7 +246,6 @@ int host_reserve_pass_begin(
 	if (ret)
 		return err_errno(
 			err, -ret, "%s: cannot read the reservation", b->filename);
-	b->needs |= BLK_NEEDS_RIGHTS;
 	return 0;
 }
 

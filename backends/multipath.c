@@ -407,11 +407,11 @@ static int mp_open(struct blk *b, struct opts *opts, struct err *err)
 	int ret;
 
 	m->b = b;
-	b->needs |= BLK_NEEDS_FILES;
 	m->open_flags = b->flags;
 	m->wake_fd = -1;
 	m->opening = true;
-	ret = take_options(m, opts, err);
+	ret = blk_need(b, BLK_NEEDS_FILES, err);
+	ret = ret ? ret : take_options(m, opts, err);
 	ret = ret ? ret : start(m, err);
 	if (ret == 0) {
 		task_lock(&m->lock);

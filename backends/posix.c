@@ -198,9 +198,7 @@ static int open_node(struct blk *b, struct posix *p, struct err *err)
 		return err_set(err, EINVAL,
 			"Could not open '%s': only devices have reservations",
 			b->filename);
-	if (p->reserve.wanted)
-		b->needs |= BLK_NEEDS_RIGHTS;
-	return 0;
+	return p->reserve.wanted ? blk_need(b, BLK_NEEDS_RIGHTS, err) : 0;
 }
 
 int posix_open(struct blk *b, struct posix *p, struct opts *opts, struct err *err)

@@ -658,10 +658,12 @@ int session_open(
 	struct session *s, struct blk *b, const struct session_ops *ops, struct err *err)
 {
 	struct opening o = {.s = s, .err = err};
+	int ret = blk_need(b, BLK_NEEDS_NETWORK, err);
 
+	if (ret)
+		return ret;
 	s->b = b;
 	s->ops = ops;
-	b->needs |= BLK_NEEDS_NETWORK;
 	s->keeps = (b->flags & BLK_O_RDWR) && !(b->flags & (BLK_O_NO_FLUSH | BLK_O_PATH));
 	s->doubts_changes =
 		(b->flags & BLK_O_RDWR) && !(b->flags & BLK_O_PATH) && !ops->ends_old;

@@ -322,7 +322,8 @@ static int watermark_open(struct blk *b, struct opts *opts, struct err *err)
 	struct watermark *w = watermark_of(b);
 	int ret = take_options(w, opts, err);
 
-	b->needs |= BLK_NEEDS_PROGRAM;
+	if (ret == 0)
+		ret = blk_need(b, BLK_NEEDS_PROGRAM, err);
 	if (ret == 0)
 		ret = open_over(b, opts, err);
 	if (ret < 0)

@@ -136,6 +136,11 @@ extern const struct blk_driver *const blk_drivers[];
 
 /* enum blk_needs of a node and all below it. */
 unsigned blk_needs(const struct blk *b);
+/* A driver's open notes what the node needs before it begins anything that takes it. -EPERM, with err
+ * set, where the process has given that up. */
+int blk_need(struct blk *b, enum blk_needs what, struct err *err);
+/* The process is confined: of enum blk_needs only these are to be had from now on. */
+void blk_limit_needs(unsigned left);
 /* Calls fn for each node of a tree whose filename is the path of a file or device of this
  * host. `backing`: it is, or is below, a backing file. */
 void blk_each_path(const struct blk *b,

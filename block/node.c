@@ -4,6 +4,7 @@
  */
 #include <assert.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -126,6 +127,38 @@ static unsigned needs(const struct blk *b)
 			all |= needs(c);
 	}
 	return all;
+}
+
+static atomic_uint needs_left = ~0u;
+
+void blk_limit_needs(unsigned left)
+{
+	atomic_store(&needs_left, left);
+}
+
+static const char *name_of_need(enum blk_needs what)
+{
+	switch (what) {
+	case BLK_NEEDS_NETWORK:
+		return "to make connections";
+	case BLK_NEEDS_FILES:
+		return "to open paths to it again";
+	case BLK_NEEDS_PROGRAM:
+		return "to run a program";
+	case BLK_NEEDS_RIGHTS:
+		return "to reserve a device";
+	}
+	return "";
+}
+
+int blk_need(struct blk *b, enum blk_needs what, struct err *err)
+{
+	b->needs |= what;
+	if (what & atomic_load(&needs_left))
+		return 0;
+	return err_set(err, EPERM,
+		"%s%sit would have %s, which this process is confined not to do",
+		blk_filename(b), b->filename ? ": " : "", name_of_need(what));
 }
 
 unsigned blk_needs(const struct blk *b)

@@ -329,6 +329,8 @@ int confine_process(const struct confine_options *o, struct err *err)
 					 "its policy has to "
 					 "deny their use");
 	ret = ret ? ret : finish(o, err);
+	if (ret == 0)
+		blk_limit_needs(o->needs);
 	return ret ? err_prefix(err, "cannot be confined (%s)", g.step) : 0;
 }
 

@@ -30,6 +30,7 @@
 #include <linux/kvm.h>
 #include <linux/pr.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 #include <scsi/sg.h>
 #include <asm/ioctls.h>
 
@@ -255,6 +256,9 @@ static const struct command commands[] = {
 	{TUNSETQUEUE, M | V | L, 0},
 
 	{FICLONERANGE, M | L, 0},
+	{FIDEDUPERANGE, M | L, BLK_NEEDS_FILES}, /* what a path that came back can do */
+	{SIOCGIFINDEX, M | L,
+		BLK_NEEDS_NETWORK}, /* fe80::1%eth0, as a name server has it */
 	/* Of a file that is made, or opened, while the machine runs. */
 	{FS_IOC_GETFLAGS, M | L, 0},
 	{FS_IOC_SETFLAGS, M | L, 0},
@@ -326,9 +330,18 @@ static void ret_unless_equal(struct writer *w, uint32_t k, uint32_t what)
 	ret(w, what);
 }
 
-static bool is_for(const struct writer *w, unsigned kinds, unsigned needs)
+static bool is_for(const struct writer *w, unsigned kinds)
 {
-	return (kinds >> w->kind & 1) && (!needs || (needs & w->rules->needs));
+	return kinds >> w->kind & 1;
+}
+
+/* What was not asked for is an error to whoever does it, for an image that is added later, and not the
+ * machine's end. */
+static uint32_t answer(const struct writer *w, unsigned needs)
+{
+	if (!needs || (needs & w->rules->needs) || w->rules->filter == CONFINE_FILTER_LOG)
+		return SECCOMP_RET_ALLOW;
+	return RET_ERRNO(EPERM);
 }
 
 static void write_thread_check(struct writer *w)
@@ -404,8 +417,9 @@ static void write_commands(struct writer *w)
 {
 	load_argument(w, 1, false);
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		if (is_for(w, commands[i].kinds, commands[i].needs))
-			ret_if_equal(w, commands[i].request, SECCOMP_RET_ALLOW);
+		if (is_for(w, commands[i].kinds))
+			ret_if_equal(
+				w, commands[i].request, answer(w, commands[i].needs));
 	if (w->kind != CONFINE_CONSOLE) {
 		put(w, BPF_ALU | BPF_RSH | BPF_K, _IOC_TYPESHIFT, 0, 0);
 		put(w, BPF_ALU | BPF_AND | BPF_K, _IOC_TYPEMASK, 0, 0);
@@ -444,9 +458,15 @@ void seccomp_build(struct seccomp_program *p, enum confine_kind kind,
 	put(&w, BPF_JMP | BPF_JSET | BPF_K, X32_BIT, 0, 1);
 	ret(&w, SECCOMP_RET_KILL_PROCESS);
 	write_ioctl(&w);
-	for (size_t i = 0; i < ARRAY_LEN(calls); i++)
-		if (is_for(&w, calls[i].kinds, calls[i].needs))
+	for (size_t i = 0; i < ARRAY_LEN(calls); i++) {
+		if (!is_for(&w, calls[i].kinds))
+			continue;
+		if (answer(&w, calls[i].needs) == SECCOMP_RET_ALLOW)
 			write_call(&w, &calls[i]);
+		else
+			ret_if_equal(
+				&w, (uint32_t)calls[i].nr, answer(&w, calls[i].needs));
+	}
 	ret(&w, w.refusal);
 }
 

@@ -29,6 +29,7 @@
 #include <linux/fs.h>
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
 #include <linux/vhost.h>
 #include <asm/ioctls.h>
 
@@ -194,15 +195,19 @@ static void what_disks_need_is_there_for_them_alone(void **state)
 {
 	(void)state;
 	build(0, false);
-	assert_int_equal(ask3(CONFINE_LOOP, SYS_socket, AF_INET, 1, 0), KILL);
-	assert_int_equal(ask(CONFINE_LOOP, SYS_connect), KILL);
-	assert_int_equal(ask_ioctl(CONFINE_LOOP, 0x2285 /* SG_IO */), KILL);
+	assert_int_equal(ask3(CONFINE_LOOP, SYS_socket, AF_INET, 1, 0), REFUSE(EPERM));
+	assert_int_equal(ask3(CONFINE_VCPU, SYS_socket, AF_INET, 1, 0), KILL);
+	assert_int_equal(ask(CONFINE_LOOP, SYS_connect), REFUSE(EPERM));
+	assert_int_equal(ask_ioctl(CONFINE_LOOP, 0x2285 /* SG_IO */), REFUSE(EPERM));
+	assert_int_equal(ask_ioctl(CONFINE_LOOP, SIOCGIFINDEX), REFUSE(EPERM));
+	assert_int_equal(ask_ioctl(CONFINE_LOOP, FIDEDUPERANGE), REFUSE(EPERM));
 	assert_int_equal(ask(CONFINE_LOOP, SYS_openat), REFUSE(EACCES));
 	build(BLK_NEEDS_NETWORK, true);
 	assert_int_equal(ask3(CONFINE_LOOP, SYS_socket, AF_INET, 1, 0), ALLOW);
 	assert_int_equal(ask3(CONFINE_LOOP, SYS_socket, AF_PACKET, 3, 0), KILL);
 	assert_int_equal(ask3(CONFINE_VCPU, SYS_socket, AF_INET, 1, 0), KILL);
 	assert_int_equal(ask(CONFINE_LOOP, SYS_connect), ALLOW);
+	assert_int_equal(ask_ioctl(CONFINE_LOOP, SIOCGIFINDEX), ALLOW);
 	assert_int_equal(ask(CONFINE_LOOP, SYS_openat), ALLOW);
 	assert_int_equal(ask(CONFINE_VCPU, SYS_openat), REFUSE(EACCES));
 	build(BLK_NEEDS_RIGHTS, false);
@@ -292,6 +297,13 @@ static int make_socket(void)
 	return confine_now() ? socket(AF_INET, SOCK_STREAM, 0) < 0 : 1;
 }
 
+/* An error, and not the end: an image of a network may be asked for at any time. */
+static int refuse_socket(void)
+{
+	return confine_now() && socket(AF_INET, SOCK_STREAM, 0) < 0 && errno == EPERM ? 0
+										      : 1;
+}
+
 static int open_secret(void)
 {
 	return confine_now() && open(secret, O_RDONLY) < 0 && errno == EACCES ? 0 : 1;
@@ -303,7 +315,7 @@ static void what_is_forbidden_ends_the_process(void **state)
 	options = (struct confine_options){.namespaces = CONFINE_OFF};
 	ends_by_filter(fork_one);
 	ends_by_filter(execute);
-	ends_by_filter(make_socket);
+	ends_well(refuse_socket);
 	ends_well(open_secret);
 	options.seccomp = CONFINE_FILTER_LOG;
 	ends_well(fork_one);
@@ -645,6 +657,42 @@ static void disks_tell_what_they_need(void **state)
 	blk_close(b);
 }
 
+static bool is_refused(const char *text, const char *why)
+{
+	struct opts *o = opts_new();
+	struct err err = ERR_INIT;
+	struct blk *b = NULL;
+
+	if (opts_parse(o, text, NULL, &err) == 0)
+		b = blk_open(NULL, o, BLK_O_RDWR, &err);
+	opts_free(o);
+	if (!b && err.code == EPERM && strstr(err.msg, why))
+		return true;
+	fprintf(stderr, "%s: %s\n", text, b ? "opened" : err.msg);
+	return false;
+}
+
+/* Whose server is not looked for, whose paths are not opened, whose program is not there. */
+static int refuse_later(void)
+{
+	if (!confine_now())
+		return 1;
+	if (blk_driver_find("nbd") &&
+		!is_refused("driver=nbd,server.host=localhost,server.port=1",
+			"to make connections"))
+		return 2;
+	if (!is_refused("driver=multipath,path.0=a,path.1=b", "to open paths"))
+		return 3;
+	return 0;
+}
+
+static void what_was_given_up_is_refused_to_later_disks(void **state)
+{
+	(void)state;
+	options = (struct confine_options){.namespaces = CONFINE_OFF};
+	ends_well(refuse_later);
+}
+
 static void a_tree_tells_its_files(void **state)
 {
 	const char *below = scratch_file("below.img", 1 << 20);
@@ -791,6 +839,7 @@ int main(void)
 		cmocka_unit_test(root_becomes_somebody_else),
 		cmocka_unit_test(root_gets_an_empty_root),
 		cmocka_unit_test(disks_tell_what_they_need),
+		cmocka_unit_test(what_was_given_up_is_refused_to_later_disks),
 		cmocka_unit_test(a_tree_tells_its_files),
 		cmocka_unit_test(a_network_disk_connects_again),
 	};
