@@ -100,9 +100,9 @@ static int confine(struct run *r, struct err *err)
 		ret = confine_allow_disk(c, r->machine.disk[i].disk.blk, err);
 	if (ret == 0 && r->machine.firmware.vars)
 		ret = confine_allow_disk(c, r->machine.firmware.vars, err);
-	for (unsigned i = 0; i < r->machine.n_nets; i++)
+	for (unsigned i = 0; i < r->machine.n_nets && ret == 0; i++)
 		if (r->machine.net[i].net->opens_sockets)
-			c->needs |= BLK_NEEDS_NETWORK;
+			ret = confine_allow_guest_network(c, err);
 	return ret ? ret : confine_process(c, err);
 }
 

@@ -83,15 +83,30 @@ static void allow_note(const struct blk *b, bool backing, void *arg)
 		a->ret = allow_folder(a->o, blk_filename(b), true, a->err);
 }
 
+/* Whose file is replaced when the network changes. */
+static int allow_resolver(struct confine_options *o, struct err *err)
+{
+	char resolver[PATH_MAX];
+
+	return realpath("/etc/resolv.conf", resolver)
+		       ? allow_folder(o, resolver, false, err)
+		       : 0;
+}
+
+int confine_allow_guest_network(struct confine_options *o, struct err *err)
+{
+	o->needs |= BLK_NEEDS_NETWORK;
+	return allow_resolver(o, err);
+}
+
 /* Where addresses of names are to be found. What the library loads for it was loaded for the
  * first connection. */
 static int allow_names(struct confine_options *o, struct err *err)
 {
-	char resolver[PATH_MAX];
 	int ret = confine_allow(o, "/etc", false, err);
 
-	if (ret == 0 && realpath("/etc/resolv.conf", resolver))
-		ret = allow_folder(o, resolver, false, err);
+	if (ret == 0)
+		ret = allow_resolver(o, err);
 	if (ret == 0)
 		ret = confine_allow(o, "/usr/share", false, err); /* certificates */
 	return ret;

@@ -67,6 +67,8 @@ struct blk;
 int confine_allow(struct confine_options *o, const char *path, bool write, struct err *err);
 /* What a disk that is open goes on needing. */
 int confine_allow_disk(struct confine_options *o, const struct blk *b, struct err *err);
+/* Connections that a guest makes through this process: their sockets, and the host's name servers. */
+int confine_allow_guest_network(struct confine_options *o, struct err *err);
 void confine_options_clear(struct confine_options *o);
 
 /* -errno with err set: nothing may run then. */

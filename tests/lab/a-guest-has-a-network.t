@@ -92,8 +92,24 @@ ip link del tap2
 mkdir -p www && cp sent www/sent
 timeout 300 busybox httpd -f -p 127.0.0.1:7002 -h www &
 server=$!
+# A name server of one name, which is the host's; the guest's is 10.0.2.3.
+printf 'nameserver 127.0.0.1\n' >/etc/resolv.conf
+cat >names.py <<'END'
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("127.0.0.1", 53))
+while True:
+    q, who = s.recvfrom(512)
+    end = q.index(b"\0", 12) + 5
+    here = q[12:end - 4] == b"\4barn\4test\0" and q[end - 4:end] == b"\0\1\0\1"
+    answer = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + bytes([10, 11, 12, 13]) if here else b""
+    s.sendto(q[:2] + b"\x81\x80\0\1\0" + bytes([here]) + b"\0\0\0\0" + q[12:end] + answer, who)
+END
+timeout 300 python3 names.py &
+names=$!
 cat >job <<'END'
 udhcpc -i eth0 -n -q -s /dhcp >/dev/null 2>&1
+nslookup barn.test 10.0.2.3 2>&1 | sed -n 's/^Address[^:]*: *\(10.11.*\)/named \1/p'
 echo "address $(ip -4 -o addr show dev eth0 | sed 's/.*inet \([0-9.]*\).*/\1/')"
 wget -q -O /tmp/got http://10.0.2.2:7002/sent
 echo "got $(md5sum </tmp/got)"
@@ -110,9 +126,10 @@ for i in $(seq 60); do # nc has to start, too
 	sleep 1
 done
 ended
-kill $server
-wait $server 2>/dev/null
+kill $server $names
+wait $server $names 2>/dev/null
 like "$(cat said)" "^address 10.0.2.15" "user mode: an address by DHCP"
+like "$(cat said)" "^named 10.11.12.13" "user mode: names, by the host's name servers"
 like "$(cat said)" "^got $sent" "user mode: every byte comes"
 is "$(sum_of received)" "$sent" "user mode: and goes, to who connects from outside"
 

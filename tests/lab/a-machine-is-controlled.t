@@ -108,6 +108,9 @@ END
 # ---- disks that come and go --------------------------------------------------------------------
 
 ok "another image" byre-img create -q -f qcow2 hot.qcow2 32M
+not_ok "one of a network is none to a machine that has given networks up" \
+	byre ctl sock add-disk file=nbd://127.0.0.1:7999/none,format=raw,id=far
+like "$(cat err)" "make connections" "and that is said"
 ok "is a disk" byre ctl sock add-disk file=/run/vm/hot.qcow2,format=qcow2,id=hot,serial=HOT
 is "$(cat out)" hot "of that name"
 has_hot () { guest 'grep -l HOT /sys/block/*/serial' | grep -q serial; }
