@@ -8,7 +8,8 @@
  *
  * What was written is put into the image when the array is shown again, that is after each
  * row of writes, and flushed: a crash before leaves the row out or in part, as a power cut does
- * with real flash, for which firmware's variable store is made.
+ * with real flash, for which firmware's variable store is made. What the image does not take is
+ * put there with the next row, at a reset and at the end, until it does.
  */
 #include "vmm/flash.h"
 
@@ -46,6 +47,7 @@ struct flash {
 	uint8_t command; /* CMD_READ_ARRAY, or what is under way */
 	uint8_t status;
 	uint64_t dirty_from, dirty_to; /* what the image does not have yet */
+	int told;                      /* of this error, which the guest may repeat */
 };
 
 /* ---- the array and its image; the lock is held ----------------------------------- */
@@ -65,21 +67,24 @@ static void mark(struct flash *f, uint64_t from, uint64_t bytes)
 	f->dirty_to = MAX(f->dirty_to, from + bytes);
 }
 
-static void write_back(struct flash *f)
+static int write_back(struct flash *f)
 {
 	uint64_t from = f->dirty_from, bytes = f->dirty_to - from;
 	int ret;
 
 	if (!f->dirty_to)
-		return;
-	f->dirty_from = f->dirty_to = 0;
+		return 0;
 	ret = blk_pwrite(f->blk, from, f->data + from, bytes, 0);
 	ret = ret ? ret : blk_flush(f->blk);
-	if (ret) {
+	if (ret == 0)
+		f->dirty_from = f->dirty_to = 0;
+	else
 		f->status |= STATUS_ERROR;
+	if (ret && ret != f->told)
 		log_line(LOG_LEVEL_ERROR, "%s: the firmware's variables: %s",
 			blk_filename(f->blk), strerror(-ret));
-	}
+	f->told = ret;
+	return ret;
 }
 
 /* Programming clears bits and sets none. */
@@ -187,6 +192,7 @@ static void flash_state(struct device *d, struct state *s, unsigned version)
 	struct flash *f = (struct flash *)d;
 	uint64_t bytes = f->bytes;
 	uint8_t command = f->command;
+	int ret;
 
 	(void)version;
 	write_back(f);
@@ -202,14 +208,18 @@ static void flash_state(struct device *d, struct state *s, unsigned version)
 		show(f, command == CMD_READ_ARRAY);
 	f->command = command;
 	mark(f, 0, f->bytes);
-	write_back(f);
+	ret = write_back(f);
+	if (ret)
+		state_fail(s, "its image does not take it: %s", strerror(-ret));
 }
 
 static void flash_free(struct device *d)
 {
 	struct flash *f = (struct flash *)d;
+	int ret = write_back(f);
 
-	write_back(f);
+	if (ret)
+		f->vm->unstored = ret;
 	bus_remove(&f->vm->mmio, f->base);
 	if (f->data)
 		munmap(f->data, f->bytes);

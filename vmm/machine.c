@@ -373,6 +373,9 @@ int machine_free(struct machine *m, struct err *err)
 
 	free_parts(m);
 	ret = nodes_close_all(&m->nodes, err);
+	if (ret == 0 && m->vm.unstored)
+		ret = err_errno(err, -m->vm.unstored,
+			"the firmware's variables: not all of them were stored");
 	free(m);
 	return ret;
 }

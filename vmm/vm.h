@@ -131,6 +131,7 @@ struct vm {
 	bool ended; /* vm_run() has returned, or is about to */
 	bool stopping; /* atomic, too: devices are to come to rest */
 	char failure[256];
+	int unstored; /* vm_free: -errno of what a device could not store of what it had been given */
 };
 
 /* Opens /dev/kvm, makes the machine with its interrupt controllers and memory, no devices. -EINVAL:

@@ -13,10 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backends/fault.h"
 #include "base/endian.h"
 #include "base/math.h"
 #include "block/blk.h"
 #include "tests/unit/support_bare.h"
+#include "tests/unit/support_blk.h"
 #include "vmm/flash.h"
 #include "vmm/fwcfg.h"
 #include "vmm/hotplug.h"
@@ -52,8 +54,7 @@ static void make_flash(struct err *err)
 	uint8_t ones[FLASH_BYTES];
 
 	memset(ones, 0xff, sizeof(ones));
-	b.vars = blk_open("mem:vars", NULL, BLK_O_RDWR | BLK_O_PROTOCOL, err);
-	assert_non_null(b.vars);
+	b.vars = node_open("driver=fault,file.driver=mem", BLK_O_RDWR);
 	assert_int_equal(blk_resize(b.vars, FLASH_BYTES, BLK_PREALLOC_OFF, err), 0);
 	assert_int_equal(blk_pwrite(b.vars, 0, ones, sizeof(ones), 0), 0);
 	assert_int_equal(flash_new(&b.vm, VM_SLOT_ROM, FLASH_AT, b.vars, err), 0);
@@ -370,6 +371,43 @@ static void flash_is_programmed_and_erased_in_its_image(void **state)
 		assert_int_equal(block[i], 0xff);
 }
 
+static void fail_vars(unsigned nth)
+{
+	struct fault_plan plan = {.ops = FAULT_CHANGES, .at = nth, .error = ENOSPC};
+
+	fault_arm(fault_find(b.vars), &plan);
+}
+
+static bool is_stored(uint64_t offset, uint8_t value)
+{
+	uint8_t byte;
+
+	assert_int_equal(blk_pread(b.vars, offset, &byte, 1), 0);
+	return byte == value;
+}
+
+static void flash_that_found_no_room_is_stored_later(void **state)
+{
+	(void)state;
+	fail_vars(1);
+	flash_out(0, 0x10);
+	flash_out(4097, 0x5a);
+	flash_out(0, 0xff);
+	assert_true(is_stored(4097, 0xff));
+	flash_out(0, 0x10);
+	flash_out(16, 0x5a);
+	flash_out(0, 0xff); /* with the next row */
+	assert_true(is_stored(16, 0x5a) && is_stored(4097, 0x5a));
+	fail_vars(1);
+	flash_out(0, 0x10);
+	flash_out(17, 0x5a);
+	flash_out(0, 0xff);
+	assert_true(is_stored(17, 0xff));
+	bare_reset(&b.vm); /* or at a reset */
+	assert_true(is_stored(17, 0x5a));
+	assert_int_equal(b.vm.unstored, 0);
+}
+
 /* ---- state ----------------------------------------------------------------------- */
 
 static struct state *save(struct device *d)
@@ -394,6 +432,39 @@ static void load(struct device *d, const uint8_t *data, size_t bytes)
 	state_end(s);
 	assert_int_equal(state_ret(s, NULL), 0);
 	state_free(s);
+}
+
+/* It is told to who restores a machine, and to who ends one. */
+static void flash_that_is_never_stored_is_told(void **state)
+{
+	struct fault_plan full = {
+		.ops = FAULT_WRITE, .at = 1, .error = ENOSPC, .sticky = true};
+	struct device *d = b.vm.devices;
+	struct err err = ERR_INIT;
+	struct state *saved, *s;
+	const uint8_t *data;
+	size_t bytes;
+
+	(void)state;
+	while (strcmp(d->ops->name, "flash") != 0)
+		d = d->next;
+	saved = save(d);
+	data = state_data(saved, &bytes);
+	fault_arm(fault_find(b.vars), &full);
+	s = state_open(data, bytes);
+	d->ops->state(d, s, state_begin(s, "flash", 0, d->ops->version));
+	assert_int_not_equal(state_ret(s, &err), 0);
+	assert_non_null(strstr(err.msg, "No space left"));
+	state_free(s);
+	state_free(saved);
+}
+
+static int unmake_full(void **state)
+{
+	int ret = unmake(state);
+
+	assert_int_equal(b.vm.unstored, -ENOSPC);
+	return ret;
 }
 
 static void save_load_save(struct device *d)
@@ -487,6 +558,10 @@ int main(void)
 		cmocka_unit_test(processors_are_numbered_by_where_they_are),
 		cmocka_unit_test_setup_teardown(
 			a_new_slot_raises_an_event_and_is_told_once, make, unmake),
+		cmocka_unit_test_setup_teardown(
+			flash_that_found_no_room_is_stored_later, make, unmake),
+		cmocka_unit_test_setup_teardown(
+			flash_that_is_never_stored_is_told, make, unmake_full),
 		cmocka_unit_test_setup_teardown(
 			flash_is_programmed_and_erased_in_its_image, make, unmake),
 		cmocka_unit_test_setup_teardown(
