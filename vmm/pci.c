@@ -340,7 +340,13 @@ static void write_byte(struct pci_function *f, unsigned at, uint8_t value)
 {
 	uint8_t mask = f->writable[at];
 
-	f->config[at] = (uint8_t)((f->config[at] & ~mask) | (value & mask));
+	value = (uint8_t)((f->config[at] & ~mask) | (value & mask));
+	__atomic_store_n(&f->config[at], value, __ATOMIC_RELEASE);
+}
+
+bool pci_is_master(const struct pci_function *f)
+{
+	return __atomic_load_n(&f->config[COMMAND], __ATOMIC_ACQUIRE) & COMMAND_MASTER;
 }
 
 static void config_write(
@@ -411,10 +417,12 @@ static void port_write(void *dev, uint64_t offset, unsigned bytes, uint64_t valu
 {
 	struct pci *pci = dev;
 	struct pci_function *f;
+	bool was_master;
 	unsigned at;
 
 	pthread_mutex_lock(&pci->lock);
 	f = addressed(pci, &at);
+	was_master = f && pci_is_master(f);
 	if (offset == 0 && bytes == 4)
 		pci->address = (uint32_t)value;
 	else if (offset == RESET_AT && bytes == 1)
@@ -422,6 +430,9 @@ static void port_write(void *dev, uint64_t offset, unsigned bytes, uint64_t valu
 	else if (offset >= 4 && f)
 		config_write(f, at + (unsigned)offset - 4, bytes, value);
 	pthread_mutex_unlock(&pci->lock);
+	/* A function goes only while no vCPU runs. */
+	if (f && f->mastered && pci_is_master(f) != was_master)
+		f->mastered(f);
 	if (offset == RESET_AT && bytes == 1 && (value & 4))
 		vm_ask(pci->vm, VM_RESET);
 }

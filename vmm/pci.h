@@ -44,6 +44,9 @@ struct pci_function {
 	struct pci_bar bar[PCI_BARS];
 	unsigned next_capability; /* where the next one goes */
 	uint8_t *last_link;
+	/* The guest has let it use memory, or has taken that away (pci_is_master). On a vCPU, without a
+	 * lock; it may wait. NULL: of no interest. */
+	void (*mastered)(struct pci_function *f);
 
 	/* MSI-X, when vectors is not 0. */
 	unsigned vectors, msix_capability;
@@ -86,6 +89,8 @@ struct pci_facts {
 };
 bool pci_look(struct pci *pci, unsigned slot, unsigned function, struct pci_facts *out);
 void pci_function_reset(struct pci_function *f);
+/* Bus master: whether it may use the guest's memory now. */
+bool pci_is_master(const struct pci_function *f);
 /* Part of a device's section. Loading maps its BARs where they were. */
 void pci_function_state(struct pci_function *f, struct state *s);
 

@@ -116,7 +116,7 @@ static void start_serving(struct virtio_device *d)
 	unsigned ready = STATUS_FEATURES_OK | STATUS_DRIVER_OK;
 
 	if (d->serving || d->paused || (status_of(d) & ready) != ready ||
-		virtio_is_broken(d))
+		virtio_is_broken(d) || !pci_is_master(&d->pci))
 		return;
 	d->serving = true;
 	for (unsigned i = 0; i < d->n_queues; i++)
@@ -164,6 +164,22 @@ static void reset_device(struct virtio_device *d)
 	if (d->ops->reset)
 		d->ops->reset(d);
 	pci_set_intx(&d->pci, false);
+}
+
+/* Who takes its memory away is about to give that to another system, which has to find it untouched, also
+ * when it lets the device in again and has not reset it yet: the driver is no longer there. */
+static void virtio_mastered(struct pci_function *f)
+{
+	struct virtio_device *d = container_of(f, struct virtio_device, pci);
+
+	pthread_mutex_lock(&d->lock);
+	if (!pci_is_master(f)) {
+		stop_serving(d);
+		__atomic_fetch_and(
+			&d->status, (uint8_t)~STATUS_DRIVER_OK, __ATOMIC_ACQ_REL);
+	}
+	start_serving(d);
+	pthread_mutex_unlock(&d->lock);
 }
 
 static struct virtio_queue *selected(struct virtio_device *d)
@@ -583,6 +599,7 @@ int virtio_add(struct virtio_device *d, struct vm *vm, struct pci *pci, int slot
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_mutex_init(&d->config_lock, NULL);
 	pci_function_init(&d->pci, vm, &id);
+	d->pci.mastered = virtio_mastered;
 	pci_set_vectors(&d->pci, d->n_queues + 1, MSIX_BAR);
 	pci_set_bar(&d->pci, BAR, BAR_BYTES, &bar_bus, d);
 	d->pci.bar[BAR].moved = bar_moved;

@@ -290,6 +290,26 @@ static void a_queue_is_reset_alone(void **state)
 	assert_int_equal(guest_get(&g, 0x1c, 2), 1);
 }
 
+/* As a kernel does that starts another in its place. */
+static void a_device_that_is_no_master_leaves_memory_alone(void **state)
+{
+	struct guest_buffer b[GUEST_TABLE];
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_LEN(rings); i++) {
+		guest_set_up(&g, FLUSH | rings[i], 1, SIZE);
+		assert_int_equal(request(1, 0, 512, 1), 0);
+		guest_config_write(&g, 1, 0x04, 0x402);
+		assert_int_equal(guest_get(&g, 0x14, 1) & 4, 0); /* DRIVER_OK */
+		guest_offer(&g, 0, b, chain(b, 0, 0, 0, 512, 1));
+		guest_config_write(&g, 1, 0x04, 0x406); /* the other, before it resets */
+		usleep(10000);
+		assert_int_equal(status(0), 0xee);
+	}
+	guest_set_up(&g, FLUSH, 1, SIZE);
+	assert_int_equal(request(0, 0, 512, 1), 0);
+}
+
 /* ---- the machine stops ----------------------------------------------------------- */
 
 /* Writes number 0 and 1 fail and are held; others end, and in a packed ring are written over
@@ -546,6 +566,7 @@ int main(void)
 		TEST(features_are_those_offered),
 		TEST(requests_against_a_model),
 		TEST(what_cannot_be_is_an_error_of_the_request),
+		TEST(a_device_that_is_no_master_leaves_memory_alone),
 		TEST(a_queue_is_reset_alone),
 		TEST(a_disk_without_a_slot_leaves_nothing),
 		TEST_TO_FAIL(what_was_held_is_taken_again),
