@@ -531,6 +531,17 @@ static void give_back(struct operation *op)
 	qcow2_commit_all(op->q);
 }
 
+/* Counts past the end of the file are nobody's to a repair. What was allocated for this and never written
+ * is there. */
+static void give_back_unwritten(struct operation *op, uint64_t offset, uint64_t bytes)
+{
+	uint64_t end = round_up(blk_size(op->q->file), op->q->cluster_bytes);
+	uint64_t from = MAX(offset, end);
+
+	if (offset && from < offset + bytes)
+		qcow2_unalloc(op->q, from, offset + bytes - from);
+}
+
 /* An operation that stopped half-way: the repair sees to it, or nobody writes any more.
  */
 static void recover(struct operation *op)
@@ -542,6 +553,11 @@ static void recover(struct operation *op)
 		op->q->corrupt = true;
 		err_hint(
 			op->err, "The image is not consistent now: check and repair it.");
+	} else if (!op->switched) {
+		give_back_unwritten(
+			op, op->new_l1, (uint64_t)op->new_l1_entries * sizeof(be64));
+		give_back_unwritten(op, op->table.offset, op->table.bytes);
+		qcow2_commit_all(op->q);
 	}
 }
 

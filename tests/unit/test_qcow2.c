@@ -269,6 +269,42 @@ static int flush_meanwhile(void *arg)
 }
 
 /* What is looked at are another disk's tables, in the place of this one's. */
+static uint64_t leaks_of(struct blk *node)
+{
+	struct blk_check c = {0};
+	struct err err = ERR_INIT;
+
+	assert_int_equal(blk_check(node, &c, 0, &err), 0);
+	assert_int_equal(c.corruptions, 0);
+	return c.leaks;
+}
+
+/* The file system is full: the disk is as it was, and with room again all is as if it had not
+ * been. */
+static void a_snapshot_that_finds_no_room_leaves_nothing(void)
+{
+	struct err err = ERR_INIT;
+	bool changed;
+
+	make("size=16M");
+	b = open_image("", BLK_O_RDWR);
+	node_fill(b, 0, 1 << 20, 1);
+	assert_int_equal(blk_snapshot_create(b, "s", &err), 0);
+	node_fill(b, 0, 1 << 19, 2);
+	fault_set_limit(fault_find(b), blk_size(b->file));
+	assert_int_equal(blk_snapshot_apply(b, "s", &changed, &err), -ENOSPC);
+	assert_false(changed);
+	assert_int_equal(blk_snapshot_create(b, "t", &err), -ENOSPC);
+	node_expect(b, 0, 1 << 19, 2);
+	fault_set_limit(fault_find(b), UINT64_MAX);
+	assert_int_equal(blk_snapshot_create(b, "t", &err), 0);
+	assert_int_equal(blk_snapshot_apply(b, "s", &changed, &err), 0);
+	assert_true(changed);
+	node_expect(b, 0, 1 << 20, 1);
+	assert_int_equal(leaks_of(b), 0);
+	assert_int_equal(blk_close(b), 0);
+}
+
 static void the_state_of_a_snapshot_is_read_beside_a_flush(void)
 {
 	struct iovec part = state_part();
@@ -349,6 +385,7 @@ int main(void)
 		LOOP_TEST(a_writer_that_waited_for_a_snapshot_sets_the_dirty_bit_again),
 		LOOP_TEST(a_header_names_no_table_that_is_not_written),
 		LOOP_TEST(no_extent_is_zero_because_its_table_is_gone),
+		LOOP_TEST(a_snapshot_that_finds_no_room_leaves_nothing),
 		LOOP_TEST(the_state_of_a_snapshot_is_read_beside_a_flush),
 		LOOP_TEST(state_is_written_on_several_loops),
 		LOOP_TEST(growing_over_a_backing_file_keeps_memory_in_bounds),
