@@ -255,9 +255,11 @@ static bool may_begin(const struct ahci_port *p)
 	return link_status(p) == LINK_UP && (p->cmd & CMD_START) && !p->failed;
 }
 
-static void ended(struct ahci_port *p)
+/* Its slot is free in the same moment in which registers say so. */
+static void ended(struct ahci_port *p, unsigned slot)
 {
-	if (--p->under_way == 0)
+	p->under_way &= ~(1u << slot);
+	if (!p->under_way)
 		pthread_cond_broadcast(&p->idle);
 	update_pin(p->a);
 }
@@ -339,7 +341,7 @@ static void finish(struct ahci_command *c, int ret)
 		end_well(c);
 	else if (!p->failed)
 		end_badly(c, ret);
-	ended(p);
+	ended(p, c->slot);
 	pthread_mutex_unlock(&p->a->lock);
 	free(c);
 }
@@ -353,12 +355,12 @@ static void do_command(void *arg)
 
 /* What a reset ends is waited for, and not told. On the lane, whose tasks those are, so that none
  * begins meanwhile, and it must not block. The lock is held, and given up meanwhile. */
-static void end_others(struct ahci_port *p)
+static void end_others(struct ahci_port *p, unsigned slot)
 {
 	bool failed = p->failed;
 
-	p->failed = true;          /* finish() tells nothing then */
-	while (p->under_way > 1) { /* the reset itself is one */
+	p->failed = true; /* finish() tells nothing then */
+	while (p->under_way & ~(1u << slot)) {
 		pthread_mutex_unlock(&p->a->lock);
 		task_sleep_ns(NAP_NS);
 		pthread_mutex_lock(&p->a->lock);
@@ -377,14 +379,14 @@ static void control(struct ahci_command *c)
 
 	pthread_mutex_lock(&p->a->lock);
 	if (reset && !p->resetting)
-		end_others(p);
+		end_others(p, c->slot);
 	p->ci &= ~(1u << c->slot); /* the guest sees only now that it is done */
 	if (p->resetting && !reset) {
 		ata_reset(p);
 		send_signature(p);
 	}
 	p->resetting = reset;
-	ended(p);
+	ended(p, c->slot);
 	pthread_mutex_unlock(&p->a->lock);
 	free(c);
 }
@@ -401,7 +403,7 @@ static bool next_slot(struct ahci_port *p, unsigned *slot)
 	if (there) {
 		*slot = (unsigned)__builtin_ctz(p->todo);
 		p->todo &= p->todo - 1;
-		p->under_way++;
+		p->under_way |= 1u << *slot;
 		p->cmd = (p->cmd & ~CMD_SLOT) | *slot << 8;
 	}
 	pthread_mutex_unlock(&p->a->lock);
@@ -478,7 +480,7 @@ static void serve_port(void *arg)
 		if (!c) {
 			pthread_mutex_lock(&p->a->lock);
 			fail_port(p, IS_BUS_FATAL);
-			ended(p);
+			ended(p, slot);
 			pthread_mutex_unlock(&p->a->lock);
 			return;
 		}
@@ -632,7 +634,7 @@ static void write_sctl(struct ahci_port *p, uint32_t value)
 
 static void issue(struct ahci_port *p, uint32_t slots)
 {
-	uint32_t fresh = slots & ~p->ci;
+	uint32_t fresh = slots & ~(p->ci | p->under_way);
 
 	if (!(p->cmd & CMD_START))
 		return;

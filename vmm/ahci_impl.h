@@ -44,14 +44,15 @@ struct ahci_port {
 	struct disk *disk; /* NULL: nothing is there */
 	bool cdrom;
 	struct lane lane;
-	pthread_cond_t idle; /* under_way is 0 */
+	pthread_cond_t idle; /* nothing is under way */
 
 	/* Registers, under the controller's lock. */
 	uint64_t list, fis;
 	uint32_t is, ie, cmd, tfd, sig, sctl, serr, sact, ci;
-	/* Slots: issued and not begun; begun, and to begin again when the machine starts. */
-	uint32_t todo, held;
-	unsigned under_way;
+	/* Slots: issued and not begun; begun and not ended; ended, and to begin again when the
+	 * machine starts. One that is under way is not issued again, whatever CI says: so
+	 * commands are at most as many as slots. */
+	uint32_t todo, under_way, held;
 	bool failed;	/* by an error, until ST is cleared */
 	bool resetting; /* SRST is set in the last control FIS */
 

@@ -561,6 +561,41 @@ static void a_reset_waits_for_queued_requests(void **state)
 	assert_true(command(0xec, 0, 0, 512));
 }
 
+/* A slot whose command is under way is not issued again, and can be when it has ended. The
+ * disk is too slow for more than one to end meanwhile. */
+static void a_slot_under_way_is_not_issued_again(void **state)
+{
+	struct disk_limits slow = {.iops = {4}}, none = {.iops = {0}};
+	uint8_t fis[20];
+
+	(void)state;
+	disk_set_limits(m.b.disk, &slow);
+	for (unsigned i = 0; i < 2; i++) {
+		fill_fis(fis, 0x61, i, i << 3);
+		fis[3] = 1;
+		prepare(0, i, fis, DATA, 512, 1, 0);
+	}
+	port_set(0, PX_SACT, 3);
+	issue(0, 1);
+	assert_true(wait_slots(0, PX_SACT, 1));
+	issue(0, 2);
+	for (unsigned i = 0; i < 50; i++) {
+		assert_true(wait_slots(0, PX_CI, 2));
+		issue(0, 2);
+		usleep(1000);
+	}
+	disk_set_limits(m.b.disk, &none);
+	assert_true(wait_slots(0, PX_SACT, 2));
+	recover(0);
+	assert_int_equal(m.b.disk->count[DISK_WRITE].requests, 2);
+	for (unsigned i = 0; i < 1000; i++) {
+		port_set(0, PX_SACT, 2);
+		issue(0, 2);
+		assert_true(wait_slots(0, PX_SACT, 2));
+	}
+	assert_int_equal(m.b.disk->count[DISK_WRITE].requests, 1002);
+}
+
 /* ---- as it should not ------------------------------------------------------------ */
 
 /* It fails with this error, the port stands, and goes on when it was told to. */
@@ -959,6 +994,8 @@ int main(void)
 			resets_leave_a_device_as_it_was, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			a_reset_waits_for_queued_requests, make, unmake),
+		cmocka_unit_test_setup_teardown(
+			a_slot_under_way_is_not_issued_again, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			what_cannot_be_is_an_error_and_stops_the_port, make, unmake),
 		cmocka_unit_test_setup_teardown(
