@@ -524,6 +524,8 @@ static void start_list(struct ahci_port *p)
 static void reset_device(struct ahci_port *p)
 {
 	p->resetting = false;
+	if (!p->preserves)
+		ata_default_settings(p);
 	ata_reset(p);
 	if (p->disk) {
 		send_signature(p);
@@ -765,8 +767,10 @@ static void ahci_reset(struct device *dev)
 	struct ahci *a = (struct ahci *)dev;
 
 	pthread_mutex_lock(&a->lock);
-	for (unsigned i = 0; i < AHCI_PORTS; i++)
+	for (unsigned i = 0; i < AHCI_PORTS; i++) {
 		a->port[i].list = a->port[i].fis = 0;
+		ata_default_settings(&a->port[i]);
+	}
 	reset_all(a);
 	pthread_mutex_unlock(&a->lock);
 	pci_function_reset(&a->pci);
@@ -850,12 +854,14 @@ static void ahci_state(struct device *dev, struct state *s, unsigned version)
 {
 	struct ahci *a = (struct ahci *)dev;
 
-	(void)version;
 	pci_function_state(&a->pci, s);
 	state_u32(s, &a->ghc);
 	state_u32(s, &a->is);
 	for (unsigned i = 0; i < AHCI_PORTS; i++)
 		port_state(&a->port[i], s);
+	/* Before version 2 that could not be turned off. */
+	for (unsigned i = 0; i < AHCI_PORTS && version >= 2; i++)
+		state_bool(s, &a->port[i].preserves);
 }
 
 static const struct device_ops ahci_ops = {
@@ -863,7 +869,7 @@ static const struct device_ops ahci_ops = {
 	.reset = ahci_reset,
 	.start = ahci_start,
 	.stop = ahci_stop,
-	.version = 1,
+	.version = 2,
 	.state = ahci_state,
 	.free = ahci_free,
 };

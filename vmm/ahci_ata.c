@@ -62,6 +62,7 @@ enum command {
 #define MULTIPLE    16u  /* sectors at most */
 #define TRIM_PAGES  8u   /* of ranges, of one command */
 #define QUEUE_DEPTH AHCI_SLOTS
+#define PRESERVING  0x06 /* a feature of SATA's: settings outlive a COMRESET */
 #define SMART_MID   0x4f
 #define SMART_HIGH  0xc2
 
@@ -129,10 +130,14 @@ void ahci_tell_tray(const struct ahci_port *p)
 	__atomic_store_n(&p->disk->tray_locked, p->locked, __ATOMIC_RELAXED);
 }
 
+void ata_default_settings(struct ahci_port *p)
+{
+	p->write_cache = p->preserves = true;
+	p->multiple = MULTIPLE;
+}
+
 void ata_reset(struct ahci_port *p)
 {
-	p->write_cache = true;
-	p->multiple = MULTIPLE;
 	p->ejected = p->locked = false;
 	memset(p->sense, 0, sizeof(p->sense));
 	memset(p->queue_error, 0, sizeof(p->queue_error));
@@ -241,6 +246,8 @@ static int identify(struct ahci_command *c)
 	put_transfer_modes(p);
 	ata_put_word(p, 75, QUEUE_DEPTH - 1);
 	ata_put_word(p, 76, 1u << 8 | 7u << 1); /* NCQ; to 6 Gbit/s */
+	ata_put_word(p, 78, 1u << 6);
+	ata_put_word(p, 79, port->preserves ? 1u << 6 : 0);
 	put_sets(c, p);
 	le64_store(p + 2 * 100, sectors);
 	ata_put_word(p, 105, trims(c) ? TRIM_PAGES : 0);
@@ -406,6 +413,15 @@ static int read_log(struct ahci_command *c)
 	return ata_judge(c, give_page(c, p), true);
 }
 
+/* One of SATA's features: the count says which. */
+static int set_sata_feature(struct ahci_command *c, bool on)
+{
+	if (c->fis[12] != PRESERVING)
+		return refuse(c);
+	c->p->preserves = on;
+	return 0;
+}
+
 static int set_features(struct ahci_command *c)
 {
 	switch (c->fis[3]) {
@@ -417,6 +433,9 @@ static int set_features(struct ahci_command *c)
 		return ata_judge(c, disk_flush(c->p->disk), false);
 	case 0x03: /* a mode of transfer, which SATA does not have */
 		return 0;
+	case 0x10:
+	case 0x90:
+		return set_sata_feature(c, c->fis[3] == 0x10);
 	default:
 		return refuse(c);
 	}

@@ -58,6 +58,7 @@ struct ahci_port {
 
 	/* The device's own, of its lane. */
 	bool write_cache, ejected, locked;
+	bool preserves; /* the settings of which ata_default_settings() speaks, over COMRESET */
 	uint8_t multiple;	 /* sectors of READ MULTIPLE */
 	uint8_t sense[3];	 /* key, code, qualifier */
 	uint8_t queue_error[16]; /* log 0x10: which queued command failed, and how */
@@ -108,7 +109,10 @@ void ata_put_word(uint8_t *page, unsigned word, unsigned value);
 void ata_put_text(uint8_t *page, unsigned word, unsigned words, const char *text);
 /* -errno of the disk becomes the command's status. */
 int ata_judge(struct ahci_command *c, int ret, bool read);
-void ata_reset(struct ahci_port *p); /* as after power-on */
+void ata_reset(struct ahci_port *p);
+/* As after power-on. Of resets only that of the machine has to do with it: systems look at the
+ * write cache when they find a disk, and not again after they have reset it for an error. */
+void ata_default_settings(struct ahci_port *p);
 void ahci_tell_tray(const struct ahci_port *p); /* how it is now, to those who ask the disk */
 
 /* ahci_atapi.c */

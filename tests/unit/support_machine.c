@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "backends/fault.h"
+#include "base/endian.h"
 #include "tests/unit/support_bare.h"
 #include "tests/unit/support_blk.h"
 #include "tests/unit/support_machine.h"
@@ -105,6 +106,39 @@ int board_load(struct board *b, const uint8_t *data, size_t bytes, struct err *e
 	bare_state(&b->vm, s);
 	ret = state_ret(s, err);
 	state_free(s);
+	return ret;
+}
+
+#define HEADER_BYTES (STATE_NAME_MAX + 12) /* name, number, version, length */
+
+int board_load_older(struct board *b, struct state *s, const char *name, unsigned version,
+	size_t fewer, struct err *err)
+{
+	size_t bytes, n = 0, found = 0;
+	const uint8_t *from = state_data(s, &bytes), *end = from + bytes;
+	uint8_t *older = malloc(bytes);
+	int ret;
+
+	while (from < end) {
+		size_t length = HEADER_BYTES + le32_load(from + HEADER_BYTES - 4);
+		size_t kept = length;
+
+		memcpy(older + n, from, length);
+		if (strcmp((const char *)from, name) == 0) {
+			kept -= fewer;
+			le32_store(older + n + HEADER_BYTES - 8, version);
+			le32_store(older + n + HEADER_BYTES - 4,
+				(uint32_t)(kept - HEADER_BYTES));
+			found++;
+		}
+		n += kept;
+		from += length;
+	}
+	assert_true(found);
+	state_free(s);
+	board_reset(b);
+	ret = board_load(b, older, n, err);
+	free(older);
 	return ret;
 }
 

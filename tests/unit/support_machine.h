@@ -38,6 +38,10 @@ void board_config_write(struct board *b, unsigned slot, unsigned reg, uint32_t v
 /* The state of all devices; the caller's to free. While the machine stands. */
 struct state *board_save(struct board *b);
 int board_load(struct board *b, const uint8_t *data, size_t bytes, struct err *err);
+/* The same as an older version would have saved it, whose sections of this name lack the last
+ * `fewer` bytes: freed, and loaded after a reset. */
+int board_load_older(struct board *b, struct state *s, const char *name, unsigned version,
+	size_t fewer, struct err *err);
 /* Saved, reset, loaded and saved again it is the same; and whatever bit is changed in what is
  * loaded, the process is well. */
 void board_check_state(struct board *b);

@@ -476,12 +476,23 @@ static void the_pin_follows_the_registers(void **state)
 	expect_pin(false);
 }
 
+/* The write cache, and sectors of a multiple. */
+static void expect_settings(bool cache, unsigned multiple)
+{
+	uint8_t *p = at(DATA);
+
+	assert_true(command(0xec, 0, 0, 512));
+	assert_int_equal(le16_load(p + 170) & 1u << 5, cache ? 1u << 5 : 0);
+	assert_int_equal(le16_load(p + 118), 0x100 | multiple);
+}
+
 static void resets_leave_a_device_as_it_was(void **state)
 {
 	uint8_t fis[20] = {0x27};
 
 	(void)state;
 	assert_true(with_features(0xef, 0x82, 0, 0));
+	assert_true(command(0xc6, 0, 8, 0));
 	fis[15] = 4; /* SRST, and not any more */
 	prepare(0, 0, fis, 0, 0, 0, 0x500);
 	issue(0, 1);
@@ -492,8 +503,7 @@ static void resets_leave_a_device_as_it_was(void **state)
 	assert_true(wait_slots(0, PX_CI, 2));
 	assert_int_equal(port_get(0, PX_TFD), 0x0150);
 	assert_int_equal(((uint8_t *)at(FIS(0)))[0x40], 0x34);
-	assert_true(command(0xec, 0, 0, 512));
-	assert_int_equal(le16_load((uint8_t *)at(DATA) + 170) & 1u << 5, 1u << 5);
+	expect_settings(false, 8);
 
 	/* Nothing begins while the link is off. */
 	port_set(0, PX_SCTL, 0x304);
@@ -504,6 +514,9 @@ static void resets_leave_a_device_as_it_was(void **state)
 	assert_int_equal(port_get(0, PX_CI), 1);
 	port_set(0, PX_SCTL, 0x300);
 	assert_true(wait_slots(0, PX_CI, 1));
+	port_set(0, PX_SCTL, 0x301);
+	port_set(0, PX_SCTL, 0x300);
+	expect_settings(false, 8);
 
 	port_set(1, PX_CMD, 0x10);
 	port_set(1, PX_SCTL, 0x301);
@@ -522,7 +535,59 @@ static void resets_leave_a_device_as_it_was(void **state)
 	assert_int_equal(port_get(0, PX_CMD) & 0x8001, 0);
 	assert_int_equal(port_get(0, PX_SIG), 0x101);
 	start_port(0);
+	expect_settings(false, 8);
+}
+
+static void link_reset(void)
+{
+	port_set(0, PX_SCTL, 0x301);
+	port_set(0, PX_SCTL, 0x300);
+	recover(0);
+}
+
+static unsigned sata_features(unsigned word)
+{
 	assert_true(command(0xec, 0, 0, 512));
+	return le16_load((uint8_t *)at(DATA) + 2 * word) & 1u << 6;
+}
+
+/* Unless it was told not to, once. The reset of the machine asks nobody. */
+static void settings_outlive_a_reset_of_the_link(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_true(sata_features(78));
+	assert_true(sata_features(79));
+	assert_true(with_features(0xef, 0x90, 6, 0));
+	assert_true(sata_features(78));
+	assert_false(sata_features(79));
+	board_stop(&m.b);
+	board_check_state(&m.b);
+	board_start(&m.b);
+	assert_false(sata_features(79));
+	assert_true(with_features(0xef, 0x10, 6, 0));
+	assert_true(sata_features(79));
+	assert_true(with_features(0xef, 0x90, 6, 0));
+	assert_true(with_features(0xef, 0x82, 0, 0));
+	link_reset();
+	expect_settings(true, 16);
+	assert_true(sata_features(79));
+	assert_true(with_features(0xef, 0x82, 0, 0));
+	link_reset();
+	expect_settings(false, 16);
+	board_stop(&m.b);
+	assert_int_equal(
+		board_load_older(&m.b, board_save(&m.b), "ahci", 1, AHCI_PORTS, &err), 0);
+	board_start(&m.b);
+	expect_settings(false, 16);
+	assert_true(sata_features(79));
+	board_stop(&m.b);
+	board_reset(&m.b);
+	board_start(&m.b);
+	board_config_write(&m.b, 1, 0x04, 0x6);
+	start_port(0);
+	expect_settings(true, 16);
 }
 
 /* What a software reset ends does not come later. The disk is slow enough for the reset to be asked for
@@ -639,6 +704,7 @@ static void what_cannot_be_is_an_error_and_stops_the_port(void **state)
 	expect_error(command(0xc6, 0, 7, 0), 0x04);
 	expect_error(command(0xb0, 0, 1, 512), 0x04);
 	expect_error(with_features(0xef, 0x99, 0, 0), 0x04);
+	expect_error(with_features(0xef, 0x10, 5, 0), 0x04);
 	expect_error(with_features(0x06, 1, 0, 512), 0x04);
 	expect_error(with_features(0x06, 0, 1, 512), 0x04);
 	expect_error(with_features(0x06, 1, 9, 9 * 512), 0x04);
@@ -992,6 +1058,8 @@ int main(void)
 			the_pin_follows_the_registers, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			resets_leave_a_device_as_it_was, make, unmake),
+		cmocka_unit_test_setup_teardown(
+			settings_outlive_a_reset_of_the_link, make, unmake),
 		cmocka_unit_test_setup_teardown(
 			a_reset_waits_for_queued_requests, make, unmake),
 		cmocka_unit_test_setup_teardown(
