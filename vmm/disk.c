@@ -16,6 +16,8 @@
 #define SECOND   1000000000ull
 #define BURST_NS (SECOND / 10) /* that much of its rate may be used at once */
 #define NAP_NS   (SECOND / 50)
+/* Of zeros that may have to be written out. */
+#define SLOW_PIECE (64ull << 20)
 
 const char *const disk_policy_names[] = {"report", "ignore", "stop", "enospc", NULL};
 
@@ -241,7 +243,7 @@ int disk_write(struct disk *d, uint64_t offset, const struct iovec *iov, int nio
 	return finish(d, DISK_WRITE, bytes, since, ret);
 }
 
-int disk_zero(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags)
+static int zero_piece(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags)
 {
 	uint64_t since = clock_ns();
 	int ret = wait_turn(d, DISK_ZERO, bytes);
@@ -254,16 +256,47 @@ int disk_zero(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags)
 	return finish(d, DISK_ZERO, bytes, since, ret);
 }
 
-int disk_discard(struct disk *d, uint64_t offset, uint64_t bytes)
+static int discard_piece(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags)
 {
 	uint64_t since = clock_ns();
 	int ret = wait_turn(d, DISK_DISCARD, bytes);
 
+	(void)flags;
 	if (ret)
 		return ret;
 	if (d->discard)
 		ret = blk_discard(d->blk, offset, bytes);
 	return finish(d, DISK_DISCARD, bytes, since, ret);
+}
+
+/* So much may be asked for that nobody could wait for it. Pieces end where a multiple of their
+ * size does, and so at no odd place of the storage's. */
+static int in_pieces(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags,
+	uint64_t most, int (*piece)(struct disk *, uint64_t, uint64_t, unsigned))
+{
+	int ret = 0;
+
+	while (bytes && ret == 0) {
+		uint64_t n = MIN(bytes, most - offset % most);
+
+		ret = vm_stopping(d->vm) ? -ECANCELED : piece(d, offset, n, flags);
+		offset += n;
+		bytes -= n;
+	}
+	return ret;
+}
+
+int disk_zero(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+	bool fast = d->discard && d->discard_zeroes && (flags & BLK_MAY_UNMAP);
+
+	return in_pieces(
+		d, offset, bytes, flags, fast ? BLK_MAX_REQUEST : SLOW_PIECE, zero_piece);
+}
+
+int disk_discard(struct disk *d, uint64_t offset, uint64_t bytes)
+{
+	return in_pieces(d, offset, bytes, 0, BLK_MAX_REQUEST, discard_piece);
 }
 
 int disk_flush(struct disk *d)

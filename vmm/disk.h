@@ -104,7 +104,9 @@ uint64_t disk_bytes(const struct disk *d);
 int disk_read(struct disk *d, uint64_t offset, const struct iovec *iov, int niov);
 /* flags: BLK_FUA. */
 int disk_write(struct disk *d, uint64_t offset, const struct iovec *iov, int niov, unsigned flags);
-/* flags: BLK_FUA, BLK_MAY_UNMAP. */
+/* These two are of any length: they are made, limited and counted in pieces, between which a
+ * machine that stops cancels them.
+ * flags: BLK_FUA, BLK_MAY_UNMAP. */
 int disk_zero(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags);
 /* Nothing where the disk does not pass discards on. */
 int disk_discard(struct disk *d, uint64_t offset, uint64_t bytes);

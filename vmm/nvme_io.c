@@ -179,22 +179,6 @@ static uint16_t do_zeroes(struct work *w)
 		false);
 }
 
-static int discard(struct work *w, uint64_t offset, uint64_t bytes)
-{
-	int ret = 0;
-
-	while (bytes && ret == 0) {
-		uint64_t n = MIN(bytes, (uint64_t)BLK_MAX_REQUEST);
-
-		/* So many may be asked for that nobody could wait for them. */
-		ret = vm_stopping(w->disk->vm) ? -ECANCELED
-					       : disk_discard(w->disk, offset, n);
-		offset += n;
-		bytes -= n;
-	}
-	return ret;
-}
-
 /* All of them are looked at before the first is given up. */
 static uint16_t discard_ranges(struct work *w, const struct range *range, unsigned n)
 {
@@ -204,7 +188,7 @@ static uint16_t discard_ranges(struct work *w, const struct range *range, unsign
 		if (!in_range(w, le64_get(range[i].first), le32_get(range[i].blocks)))
 			return NVME_OUT_OF_RANGE;
 	for (unsigned i = 0; i < n && ret == 0; i++)
-		ret = discard(w, le64_get(range[i].first) * BLK_SECTOR,
+		ret = disk_discard(w->disk, le64_get(range[i].first) * BLK_SECTOR,
 			(uint64_t)le32_get(range[i].blocks) * BLK_SECTOR);
 	return status_of(w, ret, false);
 }

@@ -125,6 +125,13 @@ static int make_to_fail(void **state)
 	return make_on("driver=fault,file.driver=mem,file.size=1M", DISK_STOP);
 }
 
+/* Large, and keeps nothing. */
+static int make_large(void **state)
+{
+	(void)state;
+	return make_on("driver=null-co,size=8G", DISK_REPORT);
+}
+
 static int unmake(void **state)
 {
 	(void)state;
@@ -270,6 +277,12 @@ static void what_cannot_be_is_an_error_of_the_request(void **state)
 	assert_false(guest_is_broken(&g));
 }
 
+struct range {
+	uint64_t sector;
+	uint32_t sectors, flags;
+};
+#define GIB_SECTORS (1u << 21)
+
 static void a_queue_is_reset_alone(void **state)
 {
 	(void)state;
@@ -379,6 +392,37 @@ static void what_was_held_is_taken_again(void **state)
 		assert_int_equal(request(4, 0, 0, 0), 0);
 		g.vm.wanted = VM_STATUS_RUNNING;
 	}
+}
+
+/* Nobody waits for all of a request that takes long: here 17 pieces, of which 20 a second may
+ * be made. */
+static void a_long_request_does_not_keep_the_machine(void **state)
+{
+	struct disk_limits slow = {.iops = {0, 0, 20}}, none = {.iops = {0}};
+	struct range r = {8, GIB_SECTORS, 0};
+	const uint64_t *done = &disk->count[DISK_ZERO].requests;
+	struct guest_buffer b[GUEST_TABLE];
+	uint32_t written;
+	size_t bytes;
+	uint8_t *saved;
+
+	(void)state;
+	guest_set_up(&g, FLUSH | ZEROES, 1, SIZE);
+	disk_set_limits(disk, &slow);
+	memcpy(guest_at(&g, DATA), &r, sizeof(r));
+	guest_offer(&g, 0, b, chain(b, 0, 13, 0, sizeof(r), 1));
+	while (!__atomic_load_n(done, __ATOMIC_RELAXED))
+		usleep(100);
+	guest_stop(&g);
+	assert_int_equal(status(0), 0xee);
+	assert_in_range(*done, 1, 16);
+	saved = guest_save(&g, &bytes);
+	assert_int_equal(guest_load(&g, saved, bytes), 0);
+	free(saved);
+	disk_set_limits(disk, &none);
+	guest_go_on(&g);
+	assert_true(guest_wait(&g, 0, &written) >= 0);
+	assert_int_equal(status(0), 0);
 }
 
 /* A reset by the guest forgets them. */
@@ -557,6 +601,7 @@ static void random_rings_and_registers(void **state)
 }
 
 #define TEST(name)         cmocka_unit_test_setup_teardown(name, make, unmake)
+#define TEST_LARGE(name)   cmocka_unit_test_setup_teardown(name, make_large, unmake)
 #define TEST_TO_FAIL(name) cmocka_unit_test_setup_teardown(name, make_to_fail, unmake)
 
 int main(void)
@@ -567,6 +612,7 @@ int main(void)
 		TEST(requests_against_a_model),
 		TEST(what_cannot_be_is_an_error_of_the_request),
 		TEST(a_device_that_is_no_master_leaves_memory_alone),
+		TEST_LARGE(a_long_request_does_not_keep_the_machine),
 		TEST(a_queue_is_reset_alone),
 		TEST(a_disk_without_a_slot_leaves_nothing),
 		TEST_TO_FAIL(what_was_held_is_taken_again),
