@@ -20,7 +20,10 @@
 #include "base/math.h"
 
 #define SERIAL_BYTES 20ull
-#define RANGES_MAX   32u /* of one discard or write-zeroes request */
+/* Of one request. */
+#define DISCARD_RANGES 32u
+#define ZEROES_RANGES  1u
+#define RANGE_SECTORS  (BLK_MAX_REQUEST / BLK_SECTOR)
 
 enum feature {
 	F_SEG_MAX = 2,
@@ -116,38 +119,48 @@ static int do_write(struct work *w)
 			: 0;
 }
 
-static int do_range(struct work *w, const struct range *r, bool zeroes)
+/* The driver has been told how much of it there may be. A flag that means nothing here is not
+ * an error but something that is not supported (5.2.6.2). */
+static int check_range(const struct work *w, const struct range *r, bool zeroes)
 {
 	uint64_t size = disk_bytes(w->v->disk) / BLK_SECTOR;
 	uint64_t sector = le64_get(r->sector), sectors = le32_get(r->sectors);
-	unsigned flags = le32_get(r->flags);
 
-	if (sector > size || sectors > size - sector || (flags & ~RANGE_UNMAP) ||
-		(!zeroes && flags))
-		return -EINVAL;
-	if (!sectors)
-		return 0;
+	if (le32_get(r->flags) & ~(zeroes ? RANGE_UNMAP : 0u))
+		return -ENOTSUP;
+	return sectors <= RANGE_SECTORS && range_inside(sector, sectors, size) ? 0
+									       : -EINVAL;
+}
+
+static int do_range(struct work *w, const struct range *r, bool zeroes)
+{
+	uint64_t offset = le64_get(r->sector) * BLK_SECTOR;
+	uint64_t bytes = (uint64_t)le32_get(r->sectors) * BLK_SECTOR;
+
 	if (!zeroes)
-		return disk_discard(
-			w->v->disk, sector * BLK_SECTOR, sectors * BLK_SECTOR);
-	return disk_zero(w->v->disk, sector * BLK_SECTOR, sectors * BLK_SECTOR,
-		(flags & RANGE_UNMAP ? BLK_MAY_UNMAP : 0) |
+		return disk_discard(w->v->disk, offset, bytes);
+	return disk_zero(w->v->disk, offset, bytes,
+		(le32_get(r->flags) & RANGE_UNMAP ? BLK_MAY_UNMAP : 0) |
 			(virtio_has(&w->v->virtio, F_FLUSH) ? 0 : BLK_FUA));
 }
 
+/* All of them are looked at before the first is done. */
 static int do_ranges(struct work *w, bool zeroes)
 {
-	struct range r;
+	struct range r[DISCARD_RANGES];
+	unsigned most = zeroes ? ZEROES_RANGES : DISCARD_RANGES;
+	size_t n = w->bytes / sizeof(r[0]);
 	int ret = 0;
 
 	if (w->v->disk->read_only)
 		return -EROFS;
-	if (!w->bytes || w->bytes % sizeof(r) || w->bytes / sizeof(r) > RANGES_MAX)
+	if (!n || w->bytes % sizeof(r[0]) || n > most)
 		return -EINVAL;
-	for (uint64_t at = 0; at < w->bytes && ret == 0; at += sizeof(r)) {
-		iov_to_buf(w->data, w->n_data, at, &r, sizeof(r));
-		ret = do_range(w, &r, zeroes);
-	}
+	iov_to_buf(w->data, w->n_data, 0, r, w->bytes);
+	for (size_t i = 0; i < n && ret == 0; i++)
+		ret = check_range(w, &r[i], zeroes);
+	for (size_t i = 0; i < n && ret == 0; i++)
+		ret = do_range(w, &r[i], zeroes);
 	return ret;
 }
 
@@ -155,8 +168,9 @@ static int get_id(struct work *w)
 {
 	char serial[DISK_SERIAL_MAX] = "";
 
+	w->bytes = MIN(w->bytes, SERIAL_BYTES);
 	strcpy(serial, w->v->disk->serial);
-	iov_from_buf(w->data, w->n_data, 0, serial, MIN(w->bytes, SERIAL_BYTES));
+	iov_from_buf(w->data, w->n_data, 0, serial, w->bytes);
 	return 0;
 }
 
@@ -272,7 +286,6 @@ static void fill_config(struct virtio_blk *v, unsigned queues)
 {
 	uint8_t *config = v->virtio.config;
 	uint64_t features = 1u << F_SEG_MAX | 1u << F_BLK_SIZE | 1u << F_FLUSH;
-	uint32_t most = BLK_MAX_REQUEST / BLK_SECTOR;
 
 	v->virtio.config_bytes = CONFIG_BYTES;
 	le64_store(config + CAPACITY, disk_bytes(v->disk) / BLK_SECTOR);
@@ -285,14 +298,14 @@ static void fill_config(struct virtio_blk *v, unsigned queues)
 		features |= 1u << F_RO;
 	if (!v->disk->read_only) {
 		features |= 1u << F_WRITE_ZEROES;
-		le32_store(config + MAX_ZEROES_SECTORS, most);
-		le32_store(config + MAX_ZEROES_RANGES, 1);
+		le32_store(config + MAX_ZEROES_SECTORS, RANGE_SECTORS);
+		le32_store(config + MAX_ZEROES_RANGES, ZEROES_RANGES);
 		config[ZEROES_MAY_UNMAP] = v->disk->discard;
 	}
 	if (!v->disk->read_only && v->disk->discard) {
 		features |= 1u << F_DISCARD;
-		le32_store(config + MAX_DISCARD_SECTORS, most);
-		le32_store(config + MAX_DISCARD_RANGES, RANGES_MAX);
+		le32_store(config + MAX_DISCARD_SECTORS, RANGE_SECTORS);
+		le32_store(config + MAX_DISCARD_RANGES, DISCARD_RANGES);
 		le32_store(config + DISCARD_ALIGNMENT, 8);
 	}
 	v->virtio.features = features;

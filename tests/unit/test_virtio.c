@@ -283,6 +283,69 @@ struct range {
 };
 #define GIB_SECTORS (1u << 21)
 
+/* The status of a request with as many ranges that are alike. */
+static unsigned ranges(uint32_t type, struct range r, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		memcpy(guest_at(&g, DATA + i * sizeof(r)), &r, sizeof(r));
+	return request(type, 0, n * sizeof(r), 1);
+}
+
+/* What the device announces it holds the driver to. */
+static void ranges_are_limited_as_announced(void **state)
+{
+	const uint64_t *done = &disk->count[DISK_ZERO].requests;
+
+	(void)state;
+	guest_set_up(&g, FLUSH | DISCARD | ZEROES, 1, SIZE);
+	assert_int_equal(guest_get(&g, 0x2000 + 36, 4), GIB_SECTORS);
+	assert_int_equal(guest_get(&g, 0x2000 + 40, 4), 32);
+	assert_int_equal(guest_get(&g, 0x2000 + 48, 4), GIB_SECTORS);
+	assert_int_equal(guest_get(&g, 0x2000 + 52, 4), 1);
+	for (uint32_t type = 11; type <= 13; type += 2) {
+		unsigned most = type == 11 ? 32 : 1;
+
+		assert_int_equal(ranges(type, (struct range){8, GIB_SECTORS, 0}, 1), 0);
+		assert_int_equal(
+			ranges(type, (struct range){8, GIB_SECTORS + 1, 0}, 1), 1);
+		assert_int_equal(
+			ranges(type, (struct range){8 * GIB_SECTORS, 1, 0}, 1), 1);
+		assert_int_equal(ranges(type, (struct range){8, 0, 0}, 1), 0);
+		assert_int_equal(ranges(type, (struct range){8, 8, 0}, most), 0);
+		assert_int_equal(ranges(type, (struct range){8, 8, 0}, most + 1), 1);
+		assert_int_equal(ranges(type, (struct range){8, 8, 2}, 1), 2);
+		assert_int_equal(ranges(type, (struct range){8, 8, 1u << 31}, 1), 2);
+		assert_int_equal(request(type, 0, 15, 1), 1);
+	}
+	assert_int_equal(ranges(11, (struct range){8, 8, 1}, 1), 2);
+	*(uint64_t *)done = 0;
+	assert_int_equal(ranges(13, (struct range){8, GIB_SECTORS, 1}, 1), 0);
+	assert_int_equal(*done, 2); /* it is done at once where it is given up */
+	assert_int_equal(ranges(13, (struct range){8, GIB_SECTORS, 0}, 1), 0);
+	assert_int_equal(*done, 2 + 17);
+	assert_false(guest_is_broken(&g));
+}
+
+static void what_is_written_of_the_serial_is_told(void **state)
+{
+	static const uint32_t bytes[] = {5, 20, 21, 512}, told[] = {6, 21, 21, 21};
+
+	(void)state;
+	guest_set_up(&g, FLUSH, 1, SIZE);
+	for (unsigned i = 0; i < ARRAY_LEN(bytes); i++) {
+		struct guest_buffer b[GUEST_TABLE];
+		uint32_t written;
+
+		memset(guest_at(&g, DATA), 0xdd, 512);
+		guest_offer(&g, 0, b, chain(b, 0, 8, 0, bytes[i], 1));
+		assert_true(guest_wait(&g, 0, &written) >= 0);
+		assert_int_equal(written, told[i]);
+		assert_int_equal(status(0), 0);
+		assert_memory_equal(guest_at(&g, DATA), "disk0", 5);
+		assert_int_equal(*(uint8_t *)guest_at(&g, DATA + 20), 0xdd);
+	}
+}
+
 static void a_queue_is_reset_alone(void **state)
 {
 	(void)state;
@@ -612,7 +675,9 @@ int main(void)
 		TEST(requests_against_a_model),
 		TEST(what_cannot_be_is_an_error_of_the_request),
 		TEST(a_device_that_is_no_master_leaves_memory_alone),
+		TEST_LARGE(ranges_are_limited_as_announced),
 		TEST_LARGE(a_long_request_does_not_keep_the_machine),
+		TEST(what_is_written_of_the_serial_is_told),
 		TEST(a_queue_is_reset_alone),
 		TEST(a_disk_without_a_slot_leaves_nothing),
 		TEST_TO_FAIL(what_was_held_is_taken_again),
