@@ -213,17 +213,21 @@ static void set_head(struct nvme *n, struct nvme_cq *cq, uint32_t head)
 }
 
 /* How far the guest has come, where it says so in memory only, and that we are to be rung for when it
- * goes on from there. The queue's lock is held. */
+ * goes on from there. The queue's lock is held, so that there are no more entries meanwhile than the
+ * guest can take: one that goes on for longer does not mean it, and is not followed for ever. */
 static void follow_head(struct nvme *n, struct nvme_cq *cq)
 {
 	unsigned id = (unsigned)(cq - n->cq);
-	uint32_t head;
 
-	do {
-		head = shadow_load(n, id, true);
+	for (uint32_t i = 0; i <= cq->size; i++) {
+		uint32_t head = shadow_load(n, id, true);
+
 		set_head(n, cq, head);
 		ask_for_bell(n, id, true, head);
-	} while (shadow_load(n, id, true) != head);
+		if (shadow_load(n, id, true) == head)
+			return;
+	}
+	nvme_raise(n, NVME_EVENT_BELL_VALUE);
 }
 
 static bool has_room_now(struct nvme *n, struct nvme_cq *cq)
