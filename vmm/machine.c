@@ -461,21 +461,24 @@ static struct disk *disk_in(const struct vm *vm, unsigned slot)
 	return d;
 }
 
-/* Its image goes with it, unless it was opened for itself. */
+/* Its image goes with it, unless it was opened for itself. A guest may let a slot go as often as it
+ * likes: what comes late is of a disk that has gone, and the next one in the slot stays. While this
+ * one is taken out no vCPU is underway with such a write. */
 static void remove_from(struct machine *m, unsigned slot)
 {
 	struct err err = ERR_INIT;
 	struct change c = {.m = m, .disk = disk_in(&m->vm, slot), .err = &err};
+	uint32_t bit = 1u << slot;
 	char id[DISK_ID_MAX];
 	struct node *node;
 
-	__atomic_fetch_and(&m->leaving, ~(1u << slot), __ATOMIC_RELEASE);
-	if (!c.disk)
+	if (!(__atomic_fetch_and(&m->leaving, ~bit, __ATOMIC_ACQ_REL) & bit) || !c.disk)
 		return;
 	strcpy(id, c.disk->id);
 	node = nodes_find_blk(&m->nodes, c.disk->blk);
 	if (call(&c, do_remove))
 		return;
+	__atomic_fetch_and(&m->ejected, ~bit, __ATOMIC_ACQ_REL);
 	if (node->with_disk)
 		nodes_close(&m->nodes, node, NULL);
 	qmp_device_deleted(m->qmp, id);
