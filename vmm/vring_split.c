@@ -68,8 +68,9 @@ static int walk(struct virtio_chain *c, const uint8_t *table, unsigned entries,
 		s = (struct vring_segment){
 			le64_get(d.address), le32_get(d.bytes), flags & VRING_DESC_WRITE};
 		if (flags & VRING_DESC_INDIRECT) {
-			/* One such table is all of the chain (2.7.5.3.1). */
-			if (indirect || (flags & VRING_DESC_NEXT) || steps)
+			/* Such a table ends the chain (2.7.5.3.1), but there may be
+			 * others before it (2.7.5.3.2). */
+			if (indirect || (flags & VRING_DESC_NEXT))
 				return -EINVAL;
 			table = vring_table(c->q, &s, &below);
 			return table ? walk(c, table, below, 0, true) : -EINVAL;

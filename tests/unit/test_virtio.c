@@ -28,6 +28,7 @@
 #define STATUS     (GUEST_DATA + 0x1000)
 #define DATA       (GUEST_DATA + 0x10000) /* 64 KiB for each request */
 #define DATA_BYTES 0x10000u
+#define TABLE      (DATA + 0x100000) /* where it is made by hand */
 #define SIZE       64u
 #define FLUSH      (1ull << 9)
 #define DISCARD    (1ull << 13)
@@ -575,6 +576,59 @@ static void put(
 	guest_put(&g, 0, i, address, bytes, flags, next);
 }
 
+/* A write of one sector in as many pieces: of its chain the header and some of the pieces are as
+ * they are, and the rest is in a table. Put, and not offered. */
+static void put_mixed(unsigned pieces, unsigned plain)
+{
+	struct blk_header header = {1, 0, 16};
+	unsigned n = pieces - plain + 1;
+
+	memcpy(guest_at(&g, HEADER), &header, sizeof(header));
+	*(uint8_t *)guest_at(&g, STATUS) = 0xee;
+	put(0, HEADER, 16, 1, 1);
+	for (unsigned i = 0; i < plain; i++)
+		put(1 + i, DATA + 512 / pieces * i, 512 / pieces, 1, (uint16_t)(2 + i));
+	put(1 + plain, TABLE, 16 * n, 4, 0);
+	for (unsigned i = 0; i < n; i++) {
+		bool last = i + 1 == n;
+		uint64_t data = DATA + 512 / pieces * (plain + i);
+		struct {
+			uint64_t address;
+			uint32_t bytes;
+			uint16_t flags, next;
+		} d = {last ? STATUS : data, last ? 1 : 512 / pieces, last ? 2 : 1,
+			(uint16_t)(i + 1)};
+
+		memcpy(guest_at(&g, TABLE + 16 * i), &d, sizeof(d));
+	}
+}
+
+/* What is not in the table comes first (2.7.5.3.2). */
+static void a_table_may_end_a_split_chain(void **state)
+{
+	static const struct {
+		unsigned pieces, plain;
+	} way[] = {{1, 0}, {1, 1}, {2, 1}, {8, 5}, {512, 3}, {256, 0}};
+	uint8_t got[512];
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_LEN(way); i++) {
+		guest_set_up(&g, FLUSH | INDIRECT, 1, SIZE);
+		memset(guest_at(&g, DATA), (int)i + 1, 512);
+		put_mixed(way[i].pieces, way[i].plain);
+		if (way[i].pieces == 512) { /* longer than a chain */
+			expect_broken();
+			continue;
+		}
+		guest_offer_raw(&g, 0, 0);
+		for (unsigned k = 0; !(guest_get(&g, 0x1000, 1) & 1) && k < 50000; k++)
+			usleep(100);
+		assert_int_equal(status(0), 0);
+		assert_int_equal(blk_pread(disk_node, 8192, got, 512), 0);
+		assert_memory_equal(got, guest_at(&g, DATA), 512);
+	}
+}
+
 static void rings_that_make_no_sense_break_the_device_till_reset(void **state)
 {
 	(void)state;
@@ -599,9 +653,11 @@ static void rings_that_make_no_sense_break_the_device_till_reset(void **state)
 		expect_broken();
 		put(0, DATA, 16, 5, 1); /* a table and more */
 		expect_broken();
-		put(0, HEADER, 16, 1, 1);
-		put(1, DATA, 16, 4, 0);
-		expect_broken();
+		if (packed) {
+			put(0, HEADER, 16, 1, 1); /* a table after others */
+			put(1, DATA, 16, 4, 0);
+			expect_broken();
+		}
 		memset(guest_at(&g, DATA), 0, 16 * 600); /* a table longer than a chain */
 		put(0, DATA, 16 * 513, 4, 0);
 		expect_broken();
@@ -617,6 +673,13 @@ static void rings_that_make_no_sense_break_the_device_till_reset(void **state)
 	guest_put(&g, 0, 1, DATA, 16, 4, 0);
 	memcpy(guest_at(&g, DATA), (uint8_t *)guest_at(&g, GUEST_RINGS) + 16, 16);
 	put(0, DATA, 16, 4, 0); /* a table in a table */
+	expect_broken();
+	put(0, HEADER, 16, 1, 1); /* the same behind others */
+	put(1, DATA, 16, 4, 0);
+	expect_broken();
+	put(0, HEADER, 16, 1, 1); /* a table and more behind it */
+	put(1, DATA, 16, 5, 2);
+	put(2, STATUS, 1, 2, 0);
 	expect_broken();
 	guest_set_up(&g, FLUSH | RING_RESET, 0, 0);
 	guest_set(&g, 0x20, 8, GUEST_MEMORY);
@@ -683,6 +746,7 @@ int main(void)
 		TEST_TO_FAIL(what_was_held_is_taken_again),
 		TEST_TO_FAIL(what_was_held_is_gone_with_a_reset),
 		TEST_TO_FAIL(a_saved_state_that_cannot_be_is_refused),
+		TEST(a_table_may_end_a_split_chain),
 		TEST(rings_that_make_no_sense_break_the_device_till_reset),
 		TEST(random_rings_and_registers),
 	};
