@@ -41,6 +41,15 @@ enum {
 #define VECTOR_BYTES    16
 #define VECTOR_MASKED   1
 
+/* A window's fields, from the start of its capability on. */
+enum {
+	WINDOW_BAR = 4,
+	WINDOW_OFFSET = 8,
+	WINDOW_LENGTH = 12,
+	WINDOW_DATA = 16,
+	WINDOW_BYTES = 20,
+};
+
 struct pci {
 	struct device device; /* first */
 	struct vm *vm;
@@ -381,6 +390,59 @@ static uint64_t config_read(const struct pci_function *f, unsigned at, unsigned 
 	return value;
 }
 
+/* ---- windows --------------------------------------------------------------------- */
+
+void pci_set_window(struct pci_function *f, unsigned capability)
+{
+	f->window = capability;
+	f->writable[capability + WINDOW_BAR] = 0xff;
+	memset(f->writable + capability + WINDOW_OFFSET, 0xff,
+		WINDOW_BYTES - WINDOW_OFFSET);
+}
+
+static void close_window(struct pci_function *f)
+{
+	for (unsigned i = WINDOW_BAR; f->window && i < WINDOW_BYTES; i++)
+		f->config[f->window + i] &= (uint8_t)~f->writable[f->window + i];
+}
+
+struct look {
+	struct pci_function *f;
+	const struct pci_bar *bar;
+	uint32_t offset, bytes;
+	uint32_t data; /* as it was written */
+};
+
+/* Whether an access to configuration space is one through a window that is open. The lock is
+ * held. */
+static bool looks_through(
+	struct pci_function *f, unsigned at, unsigned bytes, struct look *l)
+{
+	const uint8_t *w;
+	unsigned bar;
+
+	if (!f || !f->window ||
+		!ranges_overlap(at, bytes, f->window + WINDOW_DATA, sizeof(l->data)))
+		return false;
+	w = f->config + f->window;
+	bar = w[WINDOW_BAR];
+	*l = (struct look){.f = f,
+		.offset = le32_load(w + WINDOW_OFFSET),
+		.bytes = le32_load(w + WINDOW_LENGTH),
+		.data = le32_load(w + WINDOW_DATA)};
+	if (bar >= PCI_BARS || (l->bytes != 1 && l->bytes != 2 && l->bytes != 4) ||
+		l->offset % l->bytes ||
+		!range_inside(l->offset, l->bytes, f->bar[bar].bytes))
+		return false;
+	l->bar = &f->bar[bar];
+	return true;
+}
+
+static uint32_t cut(const struct look *l, uint64_t value)
+{
+	return (uint32_t)(value & (((uint64_t)1 << 8 * l->bytes) - 1));
+}
+
 /* ---- the ports ------------------------------------------------------------------- */
 
 /* The function and register that the address names. The lock is held. */
@@ -394,6 +456,28 @@ static struct pci_function *addressed(const struct pci *pci, unsigned *at)
 	return pci->function[a >> 11 & (PCI_SLOTS - 1)][a >> 8 & (PCI_FUNCTIONS - 1)];
 }
 
+/* What is to be read through a window comes into it first. Accesses to BARs are made without the
+ * lock: they may take long, and no function goes while a vCPU is here. */
+static void fill_window(struct pci *pci, unsigned offset, unsigned bytes)
+{
+	struct pci_function *f;
+	struct look l;
+	uint64_t data;
+	unsigned at;
+	bool there;
+
+	pthread_mutex_lock(&pci->lock);
+	f = addressed(pci, &at);
+	there = looks_through(f, at + offset, bytes, &l);
+	pthread_mutex_unlock(&pci->lock);
+	if (!there)
+		return;
+	data = l.bar->ops->read(l.bar->dev, l.offset, l.bytes);
+	pthread_mutex_lock(&pci->lock);
+	le32_store(l.f->config + l.f->window + WINDOW_DATA, cut(&l, data));
+	pthread_mutex_unlock(&pci->lock);
+}
+
 static uint64_t port_read(void *dev, uint64_t offset, unsigned bytes)
 {
 	struct pci *pci = dev;
@@ -401,6 +485,8 @@ static uint64_t port_read(void *dev, uint64_t offset, unsigned bytes)
 	uint64_t value = UINT64_MAX;
 	unsigned at;
 
+	if (offset >= 4)
+		fill_window(pci, (unsigned)offset - 4, bytes);
 	pthread_mutex_lock(&pci->lock);
 	f = addressed(pci, &at);
 	if (offset == RESET_AT && bytes == 1)
@@ -417,7 +503,8 @@ static void port_write(void *dev, uint64_t offset, unsigned bytes, uint64_t valu
 {
 	struct pci *pci = dev;
 	struct pci_function *f;
-	bool was_master;
+	bool was_master, through = false;
+	struct look l;
 	unsigned at;
 
 	pthread_mutex_lock(&pci->lock);
@@ -429,10 +516,14 @@ static void port_write(void *dev, uint64_t offset, unsigned bytes, uint64_t valu
 		pci->reset_control = value & 0x0e;
 	else if (offset >= 4 && f)
 		config_write(f, at + (unsigned)offset - 4, bytes, value);
+	if (offset >= 4)
+		through = looks_through(f, at + (unsigned)offset - 4, bytes, &l);
 	pthread_mutex_unlock(&pci->lock);
 	/* A function goes only while no vCPU runs. */
 	if (f && f->mastered && pci_is_master(f) != was_master)
 		f->mastered(f);
+	if (through)
+		l.bar->ops->write(l.bar->dev, l.offset, l.bytes, cut(&l, l.data));
 	if (offset == RESET_AT && bytes == 1 && (value & 4))
 		vm_ask(pci->vm, VM_RESET);
 }
@@ -541,6 +632,7 @@ void pci_function_reset(struct pci_function *f)
 {
 	pthread_mutex_lock(&f->lock);
 	le16_store(f->config + COMMAND, 0);
+	close_window(f);
 	if (f->vectors)
 		f->config[f->msix_capability + 3] &=
 			(uint8_t) ~(MSIX_ENABLE | MSIX_MASK_ALL);
@@ -550,6 +642,19 @@ void pci_function_reset(struct pci_function *f)
 	pthread_mutex_unlock(&f->lock);
 	pci_set_intx(f, false);
 	map_bars(f);
+}
+
+/* A window came later than states that do not have it: it is there from now on, and closed. */
+static void add_window(const struct pci_function *f, uint8_t *saved)
+{
+	unsigned link = CAPABILITIES;
+
+	while (f->config[link] != f->window)
+		link = f->config[link] + 1u;
+	if (saved[link])
+		return;
+	saved[link] = (uint8_t)f->window;
+	memcpy(saved + f->window, f->config + f->window, WINDOW_BYTES);
 }
 
 /* The two states of a bit that the guest cannot change make it another device. */
@@ -584,6 +689,8 @@ void pci_function_state(struct pci_function *f, struct state *s)
 	state_bool(s, &intx);
 	if (!state_loading(s) || state_ret(s, NULL))
 		return;
+	if (f->window)
+		add_window(f, config);
 	load_config(f, s, config);
 	map_bars(f);
 	pci_set_intx(f, intx);

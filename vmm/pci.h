@@ -47,6 +47,7 @@ struct pci_function {
 	/* The guest has let it use memory, or has taken that away (pci_is_master). On a vCPU, without a
 	 * lock; it may wait. NULL: of no interest. */
 	void (*mastered)(struct pci_function *f);
+	unsigned window; /* the capability of pci_set_window(); 0: none */
 
 	/* MSI-X, when vectors is not 0. */
 	unsigned vectors, msix_capability;
@@ -70,6 +71,11 @@ void pci_function_init(struct pci_function *f, struct vm *vm, const struct pci_i
 /* A capability of `bytes` with this ID; what follows the two first bytes is the caller's to
  * fill in. Returns its offset. */
 unsigned pci_add_capability(struct pci_function *f, uint8_t id, unsigned bytes);
+/* This capability, the last one and of 20 bytes, is a window to the function's BARs as virtio has
+ * it (1.2, 4.1.4.9): BAR, offset and length are the guest's to write, and accesses to its last
+ * four bytes are made there. They come from a vCPU, as those of BARs do, and need no BAR to be
+ * anywhere. */
+void pci_set_window(struct pci_function *f, unsigned capability);
 void pci_set_bar(struct pci_function *f, unsigned i, uint32_t bytes, const struct bus_ops *ops,
 	void *dev);
 /* MSI-X with its table in a BAR of its own. */

@@ -35,7 +35,13 @@ enum {
 };
 #define NOTIFY_STEP 4
 
-enum capability_type { CAP_COMMON = 1, CAP_NOTIFY = 2, CAP_ISR = 3, CAP_DEVICE = 4 };
+enum capability_type {
+	CAP_COMMON = 1,
+	CAP_NOTIFY = 2,
+	CAP_ISR = 3,
+	CAP_DEVICE = 4,
+	CAP_WINDOW = 5,
+};
 
 /* struct virtio_pci_common_cfg (4.1.4.3). */
 enum common {
@@ -487,6 +493,7 @@ static void add_capabilities(struct virtio_device *d)
 	notify_cap = add_capability(
 		d, CAP_NOTIFY, AT_NOTIFY, NOTIFY_STEP * VIRTIO_QUEUES_MAX, 20);
 	le32_store(d->pci.config + notify_cap + 16, NOTIFY_STEP);
+	pci_set_window(&d->pci, add_capability(d, CAP_WINDOW, 0, 0, 20));
 }
 
 /* ---- life ------------------------------------------------------------------------ */

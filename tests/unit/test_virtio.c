@@ -162,6 +162,113 @@ static void it_is_found_on_pci(void **state)
 	assert_int_equal(guest_get(&g, 0x12, 2), 2);
 }
 
+static uint32_t config_get(unsigned reg, unsigned bytes)
+{
+	bus_write(&g.vm.pio, 0xcf8, 4, 0x80000800u | (reg & ~3u));
+	return (uint32_t)bus_read(&g.vm.pio, 0xcfc + reg % 4, bytes);
+}
+
+static void config_set(unsigned reg, unsigned bytes, uint32_t value)
+{
+	bus_write(&g.vm.pio, 0xcf8, 4, 0x80000800u | (reg & ~3u));
+	bus_write(&g.vm.pio, 0xcfc + reg % 4, bytes, value);
+}
+
+/* Where this capability of virtio's is in configuration space, and what links to it. */
+static unsigned find_capability(unsigned type, unsigned *link)
+{
+	unsigned at;
+
+	for (*link = 0x34; (at = config_get(*link, 1)); *link = at + 1)
+		if (config_get(at, 1) == 9 && config_get(at + 3, 1) == type)
+			break;
+	assert_true(at);
+	return at;
+}
+
+static void open_window(unsigned at, uint8_t bar, uint32_t offset, uint32_t bytes)
+{
+	config_set(at + 4, 1, bar);
+	config_set(at + 8, 4, offset);
+	config_set(at + 12, 4, bytes);
+}
+
+static uint32_t look(unsigned at, uint32_t offset, uint32_t bytes)
+{
+	open_window(at, 4, offset, bytes);
+	return config_get(at + 16, bytes);
+}
+
+static void registers_are_reached_through_configuration_space(void **state)
+{
+	static const struct {
+		uint8_t bar;
+		uint32_t offset, bytes;
+	} shut[] = {{4, 0x4000, 1}, {4, 0x3fff, 2}, {4, UINT32_MAX, 1},
+		{4, 0xfffffffc, 4}, {4, 0x13, 2}, {4, 0, 0}, {4, 0, 3}, {4, 0, 8},
+		{4, 0, UINT32_MAX}, {0, 0, 4}, {5, 0, 4}, {6, 0, 4}, {255, 0, 4}};
+	unsigned link, at = find_capability(5, &link);
+
+	(void)state;
+	assert_int_equal(config_get(at + 2, 1), 20);
+	assert_int_equal(config_get(at + 1, 1), 0);
+	guest_set_up(&g, FLUSH, 2, SIZE);
+	guest_config_write(&g, 1, 0x04, 0x404); /* no BAR is anywhere */
+	assert_int_equal(guest_get(&g, 0x12, 2), 0xffff);
+	assert_int_equal(look(at, 0x12, 2), 2);
+	assert_int_equal(look(at, 0x14, 1), 15);
+	assert_int_equal(look(at, 0x2000, 4), DISK_BYTES / 512);
+	open_window(at, 4, 0x16, 2);
+	config_set(at + 16, 2, 1);
+	assert_int_equal(look(at, 0x16, 2), 1);
+	open_window(at, 4, 0x14, 1);
+	assert_int_equal(config_get(at + 16, 4), 15); /* only what was asked for */
+	config_set(at + 16, 4, 0xffffff00);
+	assert_int_equal(look(at, 0x14, 1), 0);
+	open_window(at, 1, 0, 4); /* MSI-X's table */
+	config_set(at + 16, 4, 0xfee00000);
+	config_set(at + 16, 4, 0xfee01000);
+	assert_int_equal(config_get(at + 16, 4), 0xfee01000);
+	for (unsigned i = 0; i < ARRAY_LEN(shut); i++) {
+		open_window(at, shut[i].bar, shut[i].offset, shut[i].bytes);
+		config_set(at + 16, 4, 0xabcd1234); /* it is kept, and that is all */
+		assert_int_equal(config_get(at + 16, 4), 0xabcd1234);
+	}
+	guest_stop(&g);
+	guest_start(&g);
+	assert_int_equal(config_get(at + 12, 4), 0); /* shut again */
+	assert_int_equal(config_get(at + 4, 1), 0);
+}
+
+/* States of before there was a window. */
+static void a_state_without_a_window_is_loaded(void **state)
+{
+	unsigned link, at = find_capability(5, &link);
+	uint8_t *saved, *again;
+	size_t bytes, bytes_again, config = 0;
+
+	(void)state;
+	guest_set_up(&g, FLUSH, 1, SIZE);
+	guest_stop(&g);
+	saved = guest_save(&g, &bytes);
+	while (memcmp(saved + config, "\xf4\x1a\x42\x10", 4) != 0)
+		config++;
+	assert_int_equal(saved[config + link], at);
+	saved[config + link] = 0;
+	memset(saved + config + at, 0, 20);
+	assert_int_equal(guest_load(&g, saved, bytes), 0);
+	assert_int_equal(find_capability(5, &link), at);
+	again = guest_save(&g, &bytes_again);
+	assert_int_equal(bytes, bytes_again);
+	assert_int_equal(again[config + link], at);
+	assert_int_equal(again[config + at + 3], 5);
+	guest_go_on(&g);
+	assert_int_equal(look(at, 0x14, 1), 15);
+	assert_int_equal(request(4, 0, 0, 0), 0);
+	free(saved);
+	free(again);
+}
+
 static void features_are_those_offered(void **state)
 {
 	(void)state;
@@ -693,7 +800,7 @@ static void random_rings_and_registers(void **state)
 {
 	static const uint64_t places[] = {HEADER, STATUS, DATA, DATA + 0x1000,
 		GUEST_RINGS, GUEST_RINGS + GUEST_AVAIL, GUEST_MEMORY - 1};
-	unsigned seed = 11;
+	unsigned seed = 11, link, window = find_capability(5, &link);
 
 	(void)state;
 #ifdef __SANITIZE_THREAD__
@@ -721,6 +828,9 @@ static void random_rings_and_registers(void **state)
 		guest_set(&g, (unsigned)rand_r(&seed) % 0x4000, 1u << rand_r(&seed) % 4,
 			(uint64_t)rand_r(&seed));
 		guest_get(&g, (unsigned)rand_r(&seed) % 0x4000, 1u << rand_r(&seed) % 4);
+		config_set(window + 4 + (unsigned)rand_r(&seed) % 16, 1,
+			(uint32_t)rand_r(&seed) % 20);
+		config_get((unsigned)rand_r(&seed) % 256, 1u << rand_r(&seed) % 3);
 	}
 	guest_set_up(&g, FLUSH, 1, SIZE);
 	assert_int_equal(request(4, 0, 0, 0), 0);
@@ -734,6 +844,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(it_is_found_on_pci),
+		TEST(registers_are_reached_through_configuration_space),
+		TEST(a_state_without_a_window_is_loaded),
 		TEST(features_are_those_offered),
 		TEST(requests_against_a_model),
 		TEST(what_cannot_be_is_an_error_of_the_request),
