@@ -107,9 +107,12 @@ while True:
 END
 timeout 300 python3 names.py &
 names=$!
+has_names () { grep -q "0100007F:0035" /proc/net/udp; }
+within 60 has_names
 cat >job <<'END'
 udhcpc -i eth0 -n -q -s /dhcp >/dev/null 2>&1
-nslookup barn.test 10.0.2.3 2>&1 | sed -n 's/^Address[^:]*: *\(10.11.*\)/named \1/p'
+for i in 1 2 3; do nslookup barn.test 10.0.2.3 >/tmp/named 2>&1 && break; done
+sed 's/^Address[^:]*: *10/named 10/' /tmp/named
 echo "address $(ip -4 -o addr show dev eth0 | sed 's/.*inet \([0-9.]*\).*/\1/')"
 wget -q -O /tmp/got http://10.0.2.2:7002/sent
 echo "got $(md5sum </tmp/got)"
