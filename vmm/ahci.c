@@ -274,7 +274,7 @@ static void fail_port(struct ahci_port *p, uint32_t bits)
 /* Out of memory that is the guest's: its list or tables are nowhere. */
 static void fail_bus(struct ahci_port *p)
 {
-	log_line(LOG_LEVEL_WARNING,
+	log_bounded(&p->a->vm->said, LOG_LEVEL_WARNING,
 		"ahci in slot %u: port %u: a command does not lie in memory",
 		p->a->pci.slot, p->index);
 	fail_port(p, IS_BUS_FATAL);

@@ -147,7 +147,7 @@ static void tell(struct disk *d, enum disk_kind kind, int error, enum disk_polic
 	struct disk_failure f = {
 		.disk = d, .kind = kind, .error = error, .action = action};
 
-	log_line(LOG_LEVEL_WARNING, "%s: %s: %s%s", d->id, kind_names[kind],
+	log_bounded(&d->said, LOG_LEVEL_WARNING, "%s: %s: %s%s", d->id, kind_names[kind],
 		strerror(error), action == DISK_STOP ? "; the machine stops" : "");
 	if (d->vm->disk_failed)
 		d->vm->disk_failed(d->vm->notify_arg, &f);

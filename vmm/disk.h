@@ -67,6 +67,7 @@ struct disk {
 	struct disk *next; /* vm->disks */
 	struct blk *blk;
 	char id[DISK_ID_MAX], serial[DISK_SERIAL_MAX];
+	struct log_bound said;
 	char node[DISK_ID_MAX]; /* the name of its image, for those who control it (nodes.h) */
 	bool read_only, discard;
 	bool reservations;   /* disk_reserve() */

@@ -43,6 +43,7 @@ struct net_user {
 	bool started;
 	int kick_fd; /* sockets may have changed, or it ends */
 	bool ending; /* atomic */
+	struct log_bound said;
 
 	pthread_mutex_t lock; /* around the library and what follows */
 	Slirp *slirp;
@@ -138,8 +139,9 @@ static ssize_t to_guest(const void *data, size_t bytes, void *arg)
 
 static void guest_error(const char *text, void *arg)
 {
-	(void)arg;
-	log_line(LOG_LEVEL_WARNING, "network user: %s", text);
+	struct net_user *u = arg;
+
+	log_bounded(&u->said, LOG_LEVEL_WARNING, "network user: %s", text);
 }
 
 static int64_t now_ns(void *arg)

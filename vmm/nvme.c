@@ -61,7 +61,7 @@ void nvme_fail(struct nvme *n, const char *why)
 	uint32_t old = __atomic_fetch_or(&n->csts, CSTS_FATAL, __ATOMIC_ACQ_REL);
 
 	if (!(old & CSTS_FATAL))
-		log_line(LOG_LEVEL_WARNING,
+		log_bounded(&n->vm->said, LOG_LEVEL_WARNING,
 			"nvme in slot %u: %s; it waits for a reset by the guest",
 			n->pci.slot, why);
 }

@@ -135,7 +135,7 @@ void virtio_break(struct virtio_device *d, const char *why)
 
 	if (old & STATUS_NEEDS_RESET)
 		return;
-	log_line(LOG_LEVEL_WARNING,
+	log_bounded(&d->vm->said, LOG_LEVEL_WARNING,
 		"%s in slot %u: %s; it waits for a reset by the guest", d->ops->name,
 		d->pci.slot, why);
 	if (old & STATUS_DRIVER_OK)

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "vmm/bus.h"
 #include "vmm/device.h"
 #include "vmm/memory.h"
@@ -131,6 +132,7 @@ struct vm {
 	bool ended; /* vm_run() has returned, or is about to */
 	bool stopping; /* atomic, too: devices are to come to rest */
 	char failure[256];
+	struct log_bound said; /* of what its guest makes devices say */
 	int unstored; /* vm_free: -errno of what a device could not store of what it had been given */
 };
 
