@@ -367,8 +367,9 @@ static int trim_ranges(struct ahci_command *c, const uint8_t *pages, size_t byte
 	for (size_t at = 0; at < bytes && ret == 0; at += 8) {
 		get_range(pages + at, &first, &sectors);
 		if (sectors)
-			ret = disk_discard(
-				c->p->disk, first * BLK_SECTOR, sectors * BLK_SECTOR);
+			ret = disk_discard(c->p->disk,
+				&(struct disk_range){.offset = first * BLK_SECTOR,
+					.bytes = sectors * BLK_SECTOR});
 	}
 	return ret;
 }

@@ -147,8 +147,11 @@ static void tell(struct disk *d, enum disk_kind kind, int error, enum disk_polic
 	struct disk_failure f = {
 		.disk = d, .kind = kind, .error = error, .action = action};
 
-	log_bounded(&d->said, LOG_LEVEL_WARNING, "%s: %s: %s%s", d->id, kind_names[kind],
-		strerror(error), action == DISK_STOP ? "; the machine stops" : "");
+	bool stops = action == DISK_STOP;
+
+	log_bounded(stops ? &d->said_stop : &d->said, LOG_LEVEL_WARNING, "%s: %s: %s%s",
+		d->id, kind_names[kind], strerror(error),
+		stops ? "; the machine stops" : "");
 	if (d->vm->disk_failed)
 		d->vm->disk_failed(d->vm->notify_arg, &f);
 }
@@ -271,32 +274,35 @@ static int discard_piece(struct disk *d, uint64_t offset, uint64_t bytes, unsign
 
 /* So much may be asked for that nobody could wait for it. Pieces end where a multiple of their
  * size does, and so at no odd place of the storage's. */
-static int in_pieces(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags,
-	uint64_t most, int (*piece)(struct disk *, uint64_t, uint64_t, unsigned))
+static int in_pieces(struct disk *d, const struct disk_range *r, uint64_t most,
+	int (*piece)(struct disk *, uint64_t, uint64_t, unsigned))
 {
+	uint64_t offset = r->offset, bytes = r->bytes;
 	int ret = 0;
 
 	while (bytes && ret == 0) {
 		uint64_t n = MIN(bytes, most - offset % most);
 
-		ret = vm_stopping(d->vm) ? -ECANCELED : piece(d, offset, n, flags);
+		ret = r->done && vm_stopping(d->vm) ? -ECANCELED
+						    : piece(d, offset, n, r->flags);
+		if (ret == 0 && r->done)
+			*r->done += n;
 		offset += n;
 		bytes -= n;
 	}
 	return ret;
 }
 
-int disk_zero(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags)
+int disk_zero(struct disk *d, const struct disk_range *r)
 {
-	bool fast = d->discard && d->discard_zeroes && (flags & BLK_MAY_UNMAP);
+	bool fast = d->discard && d->discard_zeroes && (r->flags & BLK_MAY_UNMAP);
 
-	return in_pieces(
-		d, offset, bytes, flags, fast ? BLK_MAX_REQUEST : SLOW_PIECE, zero_piece);
+	return in_pieces(d, r, fast ? BLK_MAX_REQUEST : SLOW_PIECE, zero_piece);
 }
 
-int disk_discard(struct disk *d, uint64_t offset, uint64_t bytes)
+int disk_discard(struct disk *d, const struct disk_range *r)
 {
-	return in_pieces(d, offset, bytes, 0, BLK_MAX_REQUEST, discard_piece);
+	return in_pieces(d, r, BLK_MAX_REQUEST, discard_piece);
 }
 
 int disk_flush(struct disk *d)

@@ -67,7 +67,7 @@ struct disk {
 	struct disk *next; /* vm->disks */
 	struct blk *blk;
 	char id[DISK_ID_MAX], serial[DISK_SERIAL_MAX];
-	struct log_bound said;
+	struct log_bound said, said_stop; /* of errors; of those that stop the machine */
 	char node[DISK_ID_MAX]; /* the name of its image, for those who control it (nodes.h) */
 	bool read_only, discard;
 	bool reservations;   /* disk_reserve() */
@@ -105,12 +105,17 @@ uint64_t disk_bytes(const struct disk *d);
 int disk_read(struct disk *d, uint64_t offset, const struct iovec *iov, int niov);
 /* flags: BLK_FUA. */
 int disk_write(struct disk *d, uint64_t offset, const struct iovec *iov, int niov, unsigned flags);
-/* These two are of any length: they are made, limited and counted in pieces, between which a
- * machine that stops cancels them.
- * flags: BLK_FUA, BLK_MAY_UNMAP. */
-int disk_zero(struct disk *d, uint64_t offset, uint64_t bytes, unsigned flags);
+/* These two are of any length: they are made, limited and counted in pieces. */
+struct disk_range {
+	uint64_t offset, bytes;
+	unsigned flags; /* of zeros: BLK_FUA, BLK_MAY_UNMAP */
+	/* A machine that stops cancels it between pieces, and this has grown by what was done, to go on
+	 * from there. NULL: it is not cancelled. */
+	uint64_t *done;
+};
+int disk_zero(struct disk *d, const struct disk_range *r);
 /* Nothing where the disk does not pass discards on. */
-int disk_discard(struct disk *d, uint64_t offset, uint64_t bytes);
+int disk_discard(struct disk *d, const struct disk_range *r);
 int disk_flush(struct disk *d);
 /* As blk_pr(); whatever the policy for errors, the guest hears of them. */
 int disk_reserve(struct disk *d, struct blk_pr *pr);

@@ -174,22 +174,27 @@ static uint16_t do_zeroes(struct work *w)
 	if ((dw12 & DW12_DEALLOCATE) && w->disk->discard)
 		w->flags |= BLK_MAY_UNMAP;
 	return status_of(w,
-		disk_zero(
-			w->disk, w->first * BLK_SECTOR, w->blocks * BLK_SECTOR, w->flags),
+		disk_zero(w->disk, &(struct disk_range){w->first * BLK_SECTOR,
+					   w->blocks * BLK_SECTOR, w->flags, NULL}),
 		false);
 }
 
-/* All of them are looked at before the first is given up. */
+/* All of them are looked at before the first is given up. Where a machine stops meanwhile they are all
+ * given up once more. */
 static uint16_t discard_ranges(struct work *w, const struct range *range, unsigned n)
 {
+	uint64_t done = 0;
 	int ret = 0;
 
 	for (unsigned i = 0; i < n; i++)
 		if (!in_range(w, le64_get(range[i].first), le32_get(range[i].blocks)))
 			return NVME_OUT_OF_RANGE;
 	for (unsigned i = 0; i < n && ret == 0; i++)
-		ret = disk_discard(w->disk, le64_get(range[i].first) * BLK_SECTOR,
-			(uint64_t)le32_get(range[i].blocks) * BLK_SECTOR);
+		ret = disk_discard(w->disk,
+			&(struct disk_range){
+				.offset = le64_get(range[i].first) * BLK_SECTOR,
+				.bytes = (uint64_t)le32_get(range[i].blocks) * BLK_SECTOR,
+				.done = &done});
 	return status_of(w, ret, false);
 }
 

@@ -284,8 +284,9 @@ static int write_same(struct scsi_disk *s, struct scsi_request *r)
 		r->done = SCSI_BLOCK;
 	}
 	if (buf_is_zero(block, SCSI_BLOCK))
-		ret = disk_zero(s->disk, g.lba * SCSI_BLOCK, g.blocks * SCSI_BLOCK,
-			(unmap ? BLK_MAY_UNMAP : 0) | flags);
+		ret = disk_zero(s->disk,
+			&(struct disk_range){g.lba * SCSI_BLOCK, g.blocks * SCSI_BLOCK,
+				(unmap ? BLK_MAY_UNMAP : 0) | flags, NULL});
 	else
 		ret = write_pattern(s, &g, block, flags);
 	return keep_stable(s, flags, ret);
@@ -304,12 +305,12 @@ struct unmap_list {
 /* Where we say that unmapped blocks read as zeros they have to. */
 static int unmap_one(struct scsi_disk *s, const struct range *g)
 {
-	uint64_t offset = g->lba * SCSI_BLOCK, bytes = g->blocks * SCSI_BLOCK;
+	const struct disk_range r = {.offset = g->lba * SCSI_BLOCK,
+		.bytes = g->blocks * SCSI_BLOCK,
+		.flags = BLK_MAY_UNMAP};
 
-	if (!bytes)
-		return 0;
-	return s->disk->discard_zeroes ? disk_zero(s->disk, offset, bytes, BLK_MAY_UNMAP)
-				       : disk_discard(s->disk, offset, bytes);
+	return s->disk->discard_zeroes ? disk_zero(s->disk, &r)
+				       : disk_discard(s->disk, &r);
 }
 
 static int unmap_ranges(struct scsi_disk *s, struct scsi_request *r,

@@ -47,6 +47,7 @@ struct virtio_chain {
 	bool again;	/* was held when the machine stopped */
 	unsigned n_out, n_in; /* segments that the device reads, writes */
 	uint64_t out_bytes, in_bytes;
+	uint64_t done; /* the device's own; 0 at first, and kept where it is held, unless in a saved state */
 	struct iovec iov[VIRTIO_CHAIN_MAX]; /* out, then in */
 };
 

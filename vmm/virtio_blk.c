@@ -132,16 +132,34 @@ static int check_range(const struct work *w, const struct range *r, bool zeroes)
 									       : -EINVAL;
 }
 
-static int do_range(struct work *w, const struct range *r, bool zeroes)
+/* But for so many bytes of it. */
+static int do_range(struct work *w, const struct range *r, uint64_t but, bool zeroes)
 {
-	uint64_t offset = le64_get(r->sector) * BLK_SECTOR;
-	uint64_t bytes = (uint64_t)le32_get(r->sectors) * BLK_SECTOR;
+	struct disk_range range = {.offset = le64_get(r->sector) * BLK_SECTOR + but,
+		.bytes = (uint64_t)le32_get(r->sectors) * BLK_SECTOR - but,
+		.done = &w->c->done};
 
 	if (!zeroes)
-		return disk_discard(w->v->disk, offset, bytes);
-	return disk_zero(w->v->disk, offset, bytes,
-		(le32_get(r->flags) & RANGE_UNMAP ? BLK_MAY_UNMAP : 0) |
-			(virtio_has(&w->v->virtio, F_FLUSH) ? 0 : BLK_FUA));
+		return disk_discard(w->v->disk, &range);
+	range.flags = (le32_get(r->flags) & RANGE_UNMAP ? BLK_MAY_UNMAP : 0) |
+		      (virtio_has(&w->v->virtio, F_FLUSH) ? 0 : BLK_FUA);
+	return disk_zero(w->v->disk, &range);
+}
+
+/* Where it was held half-way it goes on from there. */
+static int do_all(struct work *w, const struct range *r, size_t n, bool zeroes)
+{
+	uint64_t before = w->c->done;
+	int ret = 0;
+
+	for (size_t i = 0; i < n && ret == 0; i++) {
+		uint64_t bytes = (uint64_t)le32_get(r[i].sectors) * BLK_SECTOR;
+		uint64_t but = MIN(before, bytes);
+
+		before -= but;
+		ret = do_range(w, &r[i], but, zeroes);
+	}
+	return ret;
 }
 
 /* All of them are looked at before the first is done. */
@@ -159,9 +177,7 @@ static int do_ranges(struct work *w, bool zeroes)
 	iov_to_buf(w->data, w->n_data, 0, r, w->bytes);
 	for (size_t i = 0; i < n && ret == 0; i++)
 		ret = check_range(w, &r[i], zeroes);
-	for (size_t i = 0; i < n && ret == 0; i++)
-		ret = do_range(w, &r[i], zeroes);
-	return ret;
+	return ret ? ret : do_all(w, r, n, zeroes);
 }
 
 static int get_id(struct work *w)

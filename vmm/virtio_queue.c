@@ -40,7 +40,7 @@ static struct virtio_chain *chain_new(struct virtio_queue *q)
 		return NULL;
 	c->q = q;
 	c->n_out = c->n_in = 0;
-	c->out_bytes = c->in_bytes = 0;
+	c->out_bytes = c->in_bytes = c->done = 0;
 	c->next = NULL;
 	c->again = false;
 	return c;

@@ -596,6 +596,31 @@ static void a_long_request_does_not_keep_the_machine(void **state)
 	assert_int_equal(status(0), 0);
 }
 
+/* However often the machine stands for a moment. */
+static void a_long_request_goes_on_from_where_it_was(void **state)
+{
+	struct disk_limits slow = {.iops = {0, 0, 100}};
+	struct range r = {8, GIB_SECTORS, 0};
+	const uint64_t *done = &disk->count[DISK_ZERO].requests;
+	struct guest_buffer b[GUEST_TABLE];
+	uint32_t written;
+
+	(void)state;
+	guest_set_up(&g, FLUSH | ZEROES, 1, SIZE);
+	disk_set_limits(disk, &slow);
+	memcpy(guest_at(&g, DATA), &r, sizeof(r));
+	guest_offer(&g, 0, b, chain(b, 0, 13, 0, sizeof(r), 1));
+	for (unsigned i = 1; i <= 10; i += 3) {
+		while (__atomic_load_n(done, __ATOMIC_RELAXED) < i)
+			usleep(100);
+		guest_stop(&g);
+		guest_go_on(&g);
+	}
+	assert_true(guest_wait(&g, 0, &written) >= 0);
+	assert_int_equal(status(0), 0);
+	assert_int_equal(*done, 17); /* none was made twice */
+}
+
 /* A reset by the guest forgets them. */
 static void what_was_held_is_gone_with_a_reset(void **state)
 {
@@ -852,6 +877,7 @@ int main(void)
 		TEST(a_device_that_is_no_master_leaves_memory_alone),
 		TEST_LARGE(ranges_are_limited_as_announced),
 		TEST_LARGE(a_long_request_does_not_keep_the_machine),
+		TEST_LARGE(a_long_request_goes_on_from_where_it_was),
 		TEST(what_is_written_of_the_serial_is_told),
 		TEST(a_queue_is_reset_alone),
 		TEST(a_disk_without_a_slot_leaves_nothing),
