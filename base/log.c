@@ -40,7 +40,7 @@ void log_line(enum log_level level, const char *fmt, ...)
 
 static bool may_say(struct log_bound *b, unsigned *left_out)
 {
-	uint64_t now = clock_ns(), since = atomic_load(&b->since_ns);
+	uint64_t since = atomic_load(&b->since_ns), now = clock_ns();
 
 	*left_out = 0;
 	if (now - since >= BOUND_NS &&

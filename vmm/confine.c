@@ -95,8 +95,13 @@ static int allow_resolver(struct confine_options *o, struct err *err)
 
 int confine_allow_guest_network(struct confine_options *o, struct err *err)
 {
-	o->needs |= BLK_NEEDS_NETWORK;
+	o->guest_network = true;
 	return allow_resolver(o, err);
+}
+
+unsigned confine_needs(const struct confine_options *o)
+{
+	return o->needs | (o->guest_network ? BLK_NEEDS_NETWORK : 0);
 }
 
 /* Where addresses of names are to be found. What the library loads for it was loaded for the
@@ -260,13 +265,13 @@ static int make_rules(const struct confine_options *o, int *fd, struct err *err)
 
 static bool may_open(const struct confine_options *o)
 {
-	return o->n_paths || (o->needs & (BLK_NEEDS_NETWORK | BLK_NEEDS_FILES));
+	return o->n_paths || (confine_needs(o) & (BLK_NEEDS_NETWORK | BLK_NEEDS_FILES));
 }
 
 static int make_programs(const struct confine_options *o, struct err *err)
 {
 	struct seccomp_rules rules = {
-		.filter = o->seccomp, .needs = o->needs, .may_open = may_open(o)};
+		.filter = o->seccomp, .needs = confine_needs(o), .may_open = may_open(o)};
 	struct seccomp_program *p;
 
 	if (o->seccomp == CONFINE_FILTER_OFF)
@@ -319,7 +324,7 @@ int confine_process(const struct confine_options *o, struct err *err)
 {
 	struct user user;
 	struct giving_up g = {.namespaces = o->namespaces != CONFINE_OFF,
-		.network = !(o->needs & BLK_NEEDS_NETWORK),
+		.network = !(confine_needs(o) & BLK_NEEDS_NETWORK),
 		.labelled = o->labelled,
 		.user = o->user ? &user : NULL,
 		.capabilities = o->needs & BLK_NEEDS_RIGHTS ? device_capabilities() : 0,

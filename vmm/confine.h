@@ -56,7 +56,8 @@ struct confine_options {
 	bool labelled;		      /* SELinux has a domain for it, which may deny it to change its
 				       * capabilities and is then what denies their use */
 
-	unsigned needs; /* enum blk_needs of all disks, and what else is to work */
+	unsigned needs;	    /* enum blk_needs of all disks */
+	bool guest_network; /* connections of the guest's are made here */
 	struct confine_path path[CONFINE_PATHS_MAX];
 	unsigned n_paths;
 };
@@ -69,6 +70,8 @@ int confine_allow(struct confine_options *o, const char *path, bool write, struc
 int confine_allow_disk(struct confine_options *o, const struct blk *b, struct err *err);
 /* Connections that a guest makes through this process: their sockets, and the host's name servers. */
 int confine_allow_guest_network(struct confine_options *o, struct err *err);
+/* enum blk_needs: what the process goes on doing, for disks and the guest. */
+unsigned confine_needs(const struct confine_options *o);
 void confine_options_clear(struct confine_options *o);
 
 /* -errno with err set: nothing may run then. */

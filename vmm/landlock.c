@@ -96,7 +96,7 @@ static int allow(int rules_fd, const struct confine_path *p, uint64_t known)
 
 int landlock_make(const struct confine_options *o, struct err *err)
 {
-	int version = landlock_version(), fd = create(version, o->needs), ret = 0;
+	int version = landlock_version(), fd = create(version, confine_needs(o)), ret = 0;
 
 	if (fd < 0)
 		return err_errno(err, -fd, "Landlock");

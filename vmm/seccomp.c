@@ -339,9 +339,10 @@ static bool is_for(const struct writer *w, unsigned kinds)
  * machine's end. */
 static uint32_t answer(const struct writer *w, unsigned needs)
 {
-	if (!needs || (needs & w->rules->needs) || w->rules->filter == CONFINE_FILTER_LOG)
+	if (!needs || (needs & w->rules->needs))
 		return SECCOMP_RET_ALLOW;
-	return RET_ERRNO(EPERM);
+	return w->rules->filter == CONFINE_FILTER_LOG ? SECCOMP_RET_LOG
+						      : RET_ERRNO(EPERM);
 }
 
 static void write_thread_check(struct writer *w)

@@ -239,6 +239,8 @@ static void a_log_instead_of_an_end(void **state)
 	(void)state;
 	seccomp_build(&programs[CONFINE_VCPU], CONFINE_VCPU, &log);
 	assert_int_equal(ask(CONFINE_VCPU, SYS_execve), SECCOMP_RET_LOG);
+	seccomp_build(&programs[CONFINE_LOOP], CONFINE_LOOP, &log);
+	assert_int_equal(ask3(CONFINE_LOOP, SYS_socket, AF_INET, 1, 0), SECCOMP_RET_LOG);
 	assert_int_equal(ask(CONFINE_VCPU, SYS_read), ALLOW);
 }
 
