@@ -146,7 +146,6 @@ static void tell(struct disk *d, enum disk_kind kind, int error, enum disk_polic
 {
 	struct disk_failure f = {
 		.disk = d, .kind = kind, .error = error, .action = action};
-
 	bool stops = action == DISK_STOP;
 
 	log_bounded(stops ? &d->said_stop : &d->said, LOG_LEVEL_WARNING, "%s: %s: %s%s",

@@ -268,7 +268,6 @@ static int flush_meanwhile(void *arg)
 	return blk_flush(b);
 }
 
-/* What is looked at are another disk's tables, in the place of this one's. */
 static uint64_t leaks_of(struct blk *node)
 {
 	struct blk_check c = {0};
@@ -305,6 +304,7 @@ static void a_snapshot_that_finds_no_room_leaves_nothing(void)
 	assert_int_equal(blk_close(b), 0);
 }
 
+/* What is looked at are another disk's tables, in the place of this one's. */
 static void the_state_of_a_snapshot_is_read_beside_a_flush(void)
 {
 	struct iovec part = state_part();
