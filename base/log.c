@@ -18,7 +18,8 @@ void log_set_sink(log_sink *sink)
 	atomic_store(&sink_now, sink);
 }
 
-static void say(enum log_level level, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void say(
+	enum log_level level, const char *fmt, va_list ap)
 {
 	log_sink *sink = atomic_load(&sink_now);
 	char line[1024];
