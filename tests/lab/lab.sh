@@ -36,12 +36,12 @@ need_lab () {
 own_machine () {
 	[ -z "$BYRE_IN_MACHINE" ] || return 0
 	need_lab
-	run_in_machine "$@"
-	if [ $lab_status -eq 126 ]; then
-		echo "# its machine hung, as emulated ones do; once more"
-		lab down
+	for try in 1 2 3; do
 		run_in_machine "$@"
-	fi
+		[ $lab_status -eq 126 ] || break
+		echo "# its machine hung or crashed, as emulated ones do ($try of 3)"
+		lab down
+	done
 	echo "# done after $(since_start) s"
 	[ $lab_status -eq 0 ] || consoles
 	lab down
